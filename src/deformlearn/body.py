@@ -1,0 +1,161 @@
+"""The body of section 3: a rigged template, 24 segment scales, joint angles, linear blend skinning.
+
+T_j = A_j S_j: a segment grows about its joint (S_j), then moves with its bone (A_j). Growing a segment
+carries its children's joints along, so limbs get longer, but the children keep their own size
+(docs/decisions/0002).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deformlearn.skeleton import SEGMENTS, JointSet, forward_kinematics, rotation_from_axis_angle
+from deformlearn.tensors import TensorData
+
+
+@dataclass(frozen=True, eq=False)
+class BodyParameters(TensorData):
+    """What registration estimates about a body: its proportions and its pose."""
+
+    scales: Float[Tensor, "*batch joints"]
+    """One size factor per segment; 1 is the template."""
+    pose: Float[Tensor, "*batch joints-1 3"]
+    """Axis-angle rotation of every joint but the root, relative to its parent (radians)."""
+
+
+@dataclass(frozen=True, eq=False)
+class BodyPoints(TensorData):
+    """Points attached to the template: surface points, vertices, joints or landmarks alike."""
+
+    rest: Float[Tensor, "*batch points 3"]
+    """Where the points are on the template at rest (metres)."""
+    weights: Float[Tensor, "*batch points joints"]
+    """How much each segment moves each point; rows sum to one."""
+
+
+@dataclass(frozen=True, eq=False)
+class BodyTemplate(TensorData):
+    """A rigged human at rest: y up, facing +z, the person's left at +x, metres."""
+
+    name: str
+    vertices: Float[Tensor, "vertices 3"]
+    faces: Int[Tensor, "faces 3"]
+    joints: Float[Tensor, "joints 3"]
+    """Rest position of the joint each segment begins at."""
+    weights: Float[Tensor, "vertices joints"]
+    """Skinning weights; rows sum to one."""
+    mirror: Int[Tensor, "vertices"]
+    """Index of each vertex's mirror image."""
+    limit_axes: Float[Tensor, "joints-1 3 3"]
+    """Rows: flexion, abduction and twist axis of each joint, in template axes."""
+    limits: Float[Tensor, "joints-1 3 2"]
+    """Lowest and highest rotation about each of those axes (radians; infinite where unknown)."""
+    landmarks: BodyPoints
+    """Named points that data sets annotate, `landmark_names` in order."""
+    landmark_names: tuple[str, ...]
+    parents: tuple[int, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short content hash: files made for one template are refused by another."""
+        digest = hashlib.sha256(self.name.encode())
+        for tensor in (self.vertices, self.faces, self.joints, self.weights):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    @cached_property
+    def mirror_segments(self) -> tuple[int, ...]:
+        """Index of each segment's mirror image."""
+        from deformlearn.skeleton import mirrored_name
+
+        return tuple(SEGMENTS.index(mirrored_name(name)) for name in SEGMENTS)
+
+    @property
+    def height(self) -> float:
+        """Height at rest (metres)."""
+        return (self.vertices[:, 1].max() - self.vertices[:, 1].min()).item()
+
+    def all_points(self) -> BodyPoints:
+        """Every vertex of the mesh."""
+        return BodyPoints(self.vertices, self.weights)
+
+    def surface_points(
+        self, faces: Int[Tensor, "*batch points"], barycentric: Float[Tensor, "*batch points 3"]
+    ) -> BodyPoints:
+        """Points on the surface: face index and barycentric coordinates."""
+        corners = self.faces[faces]
+        blend = barycentric[..., None]
+        return BodyPoints(
+            (self.vertices[corners] * blend).sum(-2), (self.weights[corners] * blend).sum(-2)
+        )
+
+    def keypoints(self, joint_set: JointSet) -> BodyPoints:
+        """The template's landmarks in the order of a joint set."""
+        missing = [name for name in joint_set.landmarks if name not in self.landmark_names]
+        if missing:
+            raise ValueError(
+                f"template {self.name!r} has no landmark {', '.join(missing)} "
+                f"for the joint set {joint_set.name!r}; it has {', '.join(self.landmark_names)}"
+            )
+        return self.landmarks[[self.landmark_names.index(name) for name in joint_set.landmarks]]
+
+    def rest_parameters(self, *batch: int) -> BodyParameters:
+        """Parameters that leave the template as it is."""
+        joints = len(self.parents)
+        return BodyParameters(
+            self.vertices.new_ones(*batch, joints), self.vertices.new_zeros(*batch, joints - 1, 3)
+        )
+
+
+def bone_transforms(
+    template: BodyTemplate, parameters: BodyParameters
+) -> Float[Tensor, "*batch joints 3 4"]:
+    """T_j of every segment: takes a rest point to where the segment carries it."""
+    scales = parameters.scales
+    root = torch.eye(3, dtype=scales.dtype, device=scales.device)
+    rotations = torch.cat(
+        [
+            root.expand(*scales.shape[:-1], 1, 3, 3),
+            rotation_from_axis_angle(parameters.pose),
+        ],
+        -3,
+    )
+    parents = torch.tensor(template.parents, device=scales.device)
+    above = parents.clamp_min(0)
+    rest = template.joints
+    offsets = torch.where((parents < 0)[:, None], rest, rest - rest[above])
+    # A child's offset grows with its parent segment; the root's own position does not.
+    growth = torch.where(parents < 0, torch.ones_like(scales), scales[..., above])
+    rotations, positions = forward_kinematics(
+        rotations, offsets * growth[..., None], template.parents
+    )
+    grown = rotations * scales[..., None, None]
+    shift = positions - (grown * rest[:, None, :]).sum(-1)
+    return torch.cat([grown, shift[..., None]], -1)
+
+
+def blend(
+    transforms: Float[Tensor, "*batch joints rows 4"], points: BodyPoints
+) -> Float[Tensor, "*batch points rows"]:
+    """Linear blend skinning: each point under the weighted mean of its bones' affine maps.
+
+    With `rows` = 3 the maps give positions; maps that already contain the camera may have 2 rows.
+    """
+    rows = transforms.shape[-2]
+    blended = (points.weights @ transforms.flatten(-2)).unflatten(-1, (rows, 4))
+    return (blended[..., :3] * points.rest[..., None, :]).sum(-1) + blended[..., 3]
+
+
+def skin(
+    template: BodyTemplate, parameters: BodyParameters, points: BodyPoints | None = None
+) -> Float[Tensor, "*batch points 3"]:
+    """Posed and scaled points in template axes (metres): the full mesh, or only those given."""
+    return blend(
+        bone_transforms(template, parameters), template.all_points() if points is None else points
+    )

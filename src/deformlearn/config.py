@@ -1,0 +1,226 @@
+"""Every number a user may turn, with its unit, its reason and the paper's value (imports nothing heavy)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Synthetic people: Anny bodies, rendered, with exact labels."""
+
+    people: Literal["wild", "lab"] = "wild"
+    """wild: everyone different; lab: 7 subjects, 15 actions, 4 cameras, split as Human3.6M."""
+    train: int = 3000
+    """Training images."""
+    val: int = 300
+    """Validation images, for tuning."""
+    test: int = 400
+    """Test images, never used for tuning."""
+    size: int = 128
+    """Side of the square crops (px)."""
+    points: int = 112
+    """Dense correspondences a person."""
+    quality: Literal["exact", "predicted"] = "exact"
+    """exact: projected surface points; predicted: with a dense predictor's errors."""
+    noise: float = 0.02
+    """predicted: standard deviation of points and key points (half crops)."""
+    outliers: float = 0.04
+    """predicted: share of points that land on a random surface point."""
+    swaps: float = 0.03
+    """predicted: share of points labelled with the other side of the body."""
+    holes: float = 0.1
+    """predicted: share of body segments with no point at all."""
+    seed: int = 0
+    """Image i of a split depends on (seed, split, i) alone."""
+
+
+@dataclass(frozen=True)
+class RegistrationConfig:
+    """Weights and schedule of one registration (section 4 and 6)."""
+
+    dense_weight: float = 1000.0
+    """L_dense (paper: 1000)."""
+    keypoint_weight: float = 10.0
+    """2D part of L_KP (paper: 1)."""
+    depth_weight: float = 0.3
+    """Depth part of L_KP (paper: 1); a lifted depth deserves less trust than a pixel."""
+    scale_weight: float = 100.0
+    """L_scale (paper: 10, and 100 in the first round)."""
+    joint_weight: float = 0.1
+    """L_joint (paper: 0.001, and 1 in the first round)."""
+    limit_weight: float = 1.0
+    """Joint limits within L_joint (the paper states none)."""
+    determinant_weight: float = 1.0
+    """L_det (paper: 1)."""
+    stiff_scale_weight: float = 100.0
+    """L_scale in the stiff phase (paper: 100)."""
+    stiff_joint_weight: float = 1.0
+    """L_joint in the stiff phase (paper: 1)."""
+    robust: float | None = 0.15
+    """Geman-McClure distance of the dense term (half crops); None is the paper's squared term."""
+    stiff_steps: int = 60
+    """Adam steps of the stiff first phase, which finds the global orientation."""
+    steps: int = 140
+    """Adam steps after it."""
+    refit_steps: int = 200
+    """Adam steps of a later round, which starts from predictions and has no stiff phase."""
+    learning_rate: float = 0.1
+    """Adam step size (paper: 0.1)."""
+    refit_learning_rate: float = 0.05
+    """Adam step size of a later round."""
+    batch: int = 500
+    """People fitted at once."""
+    orient: bool = True
+    """Start from the closed-form orientation (off: the rest pose facing the camera)."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """torch.compile; auto compiles when the work outlasts the compilation."""
+
+
+@dataclass(frozen=True)
+class LifterConfig:
+    """The cGAN that gives joints a depth (Kudo et al. 2018)."""
+
+    width: int = 1024
+    """Units a layer (Kudo: 1024)."""
+    steps: int = 20000
+    """Updates of the generator and the discriminator."""
+    batch: int = 256
+    """2D poses a step (Kudo: 16)."""
+    learning_rate: float = 2e-4
+    """Adam step size (Kudo: 2e-4)."""
+    heuristic_weight: float = 1.0
+    """Weight of the facing heuristic, which rules out the mirror solution (Kudo: 1)."""
+    mirror: bool = True
+    """Also train on left-right mirrored poses."""
+    elevation: float = 0.0
+    """Standard deviation of a random camera elevation of the fake views (radians; Kudo: 0)."""
+    hidden: float = 0.0
+    """Share of key points hidden from the generator in training, so that it can lift half poses."""
+    average: float = 0.999
+    """Decay of the running mean of the generator's weights that is kept (0 keeps the last)."""
+
+
+@dataclass(frozen=True)
+class RegressorConfig:
+    """The ConvNet and its training (section 5)."""
+
+    backbone: str = "resnet50"
+    """Any timm model (paper: resnet50)."""
+    pretrained: bool = True
+    """ImageNet weights, when they can be had; else a random start with a message."""
+    size: int = 224
+    """Side of the network's input (px; paper: 224)."""
+    epochs: int = 30
+    """Passes over the training set a round (paper: 30)."""
+    batch: int = 30
+    """Images a step (paper: 30)."""
+    learning_rate: float = 1e-4
+    """Largest Adam step size of the round's one-cycle schedule (paper: constant 1e-4)."""
+    later_rate: float = 0.5
+    """Factor on the step size of rounds after the first."""
+    regress_weight: float = 1.0
+    """alpha of Eq. 5 (paper: 1)."""
+    dense_weight: float = 10.0
+    """beta of Eq. 5 (paper: 10)."""
+    keypoint_weight: float = 1.0
+    """gamma of Eq. 5 (paper: 1)."""
+    joint_weight: float = 2.0
+    """3D joints of the registered body (not in the paper; still no 3D label)."""
+    auxiliary: bool = True
+    """2D heads (joint heat maps, template coordinates) that make a random start learn."""
+    head_steps: int = 0
+    """Steps of a head-only phase on cached features that ends each round (0: none)."""
+    head_views: int = 4
+    """Augmented views of each image that the head-only phase caches."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Deform-and-learn: lift, register, train, evaluate, again."""
+
+    rounds: int = 3
+    """Rounds of deform and learn."""
+    seed: int = 0
+    """Seed of everything random in a run."""
+    keep_best: bool = True
+    """Replace a registration only by one with a lower loss under the same weights."""
+    baselines: bool = False
+    """Also train the comparisons that cost as much as the run itself."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    workers: int = 2
+    """Processes that make or decode images."""
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
+    lifter: LifterConfig = field(default_factory=LifterConfig)
+    regressor: RegressorConfig = field(default_factory=RegressorConfig)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The whole method on synthetic people."""
+
+    data: SyntheticConfig = field(default_factory=SyntheticConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+PAPER_REGISTRATION = RegistrationConfig(
+    keypoint_weight=1.0,
+    depth_weight=1.0,
+    scale_weight=10.0,
+    joint_weight=0.001,
+    limit_weight=0.0,
+    robust=None,
+    orient=False,
+    refit_learning_rate=0.1,
+)
+"""Section 6 of the paper, with the number of Adam steps it leaves open filled in by us."""
+
+PAPER = RunConfig(
+    rounds=4,
+    registration=PAPER_REGISTRATION,
+    lifter=LifterConfig(batch=16, average=0.0, mirror=False, steps=200000),
+    regressor=RegressorConfig(joint_weight=0.0, auxiliary=False, later_rate=1.0),
+)
+
+_LAPTOP_REGRESSOR = RegressorConfig(
+    backbone="resnet10t",
+    pretrained=False,
+    size=96,
+    epochs=6,
+    batch=32,
+    learning_rate=1e-3,
+    head_steps=2000,
+)
+
+PRESETS: dict[str, DemoConfig] = {
+    "tiny": DemoConfig(
+        SyntheticConfig(train=160, val=16, test=32, size=96),
+        RunConfig(
+            rounds=2,
+            registration=RegistrationConfig(stiff_steps=30, steps=50, refit_steps=40),
+            lifter=LifterConfig(width=128, steps=600, learning_rate=5e-4, average=0.99),
+            regressor=replace(_LAPTOP_REGRESSOR, size=64, epochs=1, batch=16, head_steps=60),
+        ),
+    ),
+    "laptop": DemoConfig(
+        SyntheticConfig(),
+        RunConfig(
+            lifter=LifterConfig(width=256, steps=9000, learning_rate=5e-4),
+            regressor=_LAPTOP_REGRESSOR,
+        ),
+    ),
+    "gpu": DemoConfig(
+        SyntheticConfig(train=50000, val=2000, test=4000, size=256),
+        RunConfig(
+            rounds=4,
+            workers=12,
+            lifter=LifterConfig(steps=60000),
+            registration=RegistrationConfig(batch=4096),
+            regressor=RegressorConfig(epochs=12, batch=128, learning_rate=5e-4),
+        ),
+    ),
+    "paper": DemoConfig(SyntheticConfig(people="lab", train=50000, test=4000, size=256), PAPER),
+}
+"""Named configurations. `paper` is the paper's own, as far as it states it."""

@@ -1,0 +1,330 @@
+"""Our data set on disk: Parquet shards, one row a person (docs/data_format.md).
+
+DATA/dataset.json                     what the whole set shares
+DATA/observations/<split>-00000.parquet   what training may see
+DATA/truth/<split>-00000.parquet          3D truth, read by evaluation only
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from deformlearn.camera import Crop
+from deformlearn.errors import InputError
+from deformlearn.observations import Observations
+from deformlearn.skeleton import joint_set
+
+FORMAT = 1
+
+_FLOATS = pa.list_(pa.float32())
+OBSERVATION_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("subject", pa.string()),
+        ("action", pa.string()),
+        ("camera", pa.string()),
+        ("frame", pa.int32()),
+        ("image", pa.binary()),
+        ("image_path", pa.string()),
+        ("crop_x", pa.float32()),
+        ("crop_y", pa.float32()),
+        ("crop_half", pa.float32()),
+        ("point_x", _FLOATS),
+        ("point_y", _FLOATS),
+        ("point_face", pa.list_(pa.int32())),
+        ("point_u", _FLOATS),
+        ("point_v", _FLOATS),
+        ("point_weight", _FLOATS),
+        ("keypoint_x", _FLOATS),
+        ("keypoint_y", _FLOATS),
+        ("keypoint_weight", _FLOATS),
+    ]
+)
+TRUTH_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("landmarks_mm", _FLOATS),
+        ("vertices_tenth_mm", pa.list_(pa.int16())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What every row of a data set shares."""
+
+    template: str
+    """Name of the template that faces and barycentric coordinates refer to."""
+    fingerprint: str
+    """Its content hash; another template is refused."""
+    joints: str
+    """Joint set of the key points."""
+    landmarks: tuple[str, ...] = ()
+    """Names of the truth's landmarks; empty without truth."""
+    description: str = ""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Row:
+    """One person of one image. Coordinates are source pixels; (0, 0) is the first pixel's corner."""
+
+    key: str
+    crop: tuple[float, float, float]
+    """Centre x, centre y and half side of the square crop (source px)."""
+    points: np.ndarray
+    """(n, 2) annotated pixels."""
+    faces: np.ndarray
+    """(n,) template faces."""
+    barycentric: np.ndarray
+    """(n, 3) coordinates on those faces."""
+    point_weights: np.ndarray
+    keypoints: np.ndarray
+    """(k, 2) key points of the data set's joint set."""
+    keypoint_weights: np.ndarray
+    """(k,) confidences; 0 is missing."""
+    image: bytes | None = None
+    """The crop itself, encoded; or give `image_path` to the source image, relative to the data set."""
+    image_path: str = ""
+    subject: str = ""
+    action: str = ""
+    camera: str = ""
+    frame: int = 0
+
+
+@dataclass(frozen=True)
+class TruthRow:
+    """What only evaluation may know of a person: camera axes, relative to the pelvis."""
+
+    key: str
+    landmarks_mm: np.ndarray
+    """(landmarks, 3)."""
+    vertices_mm: np.ndarray | None = None
+    """(vertices, 3), stored to a tenth of a millimetre."""
+
+
+@dataclass(frozen=True)
+class People:
+    """A split in memory, without its pixels."""
+
+    keys: list[str]
+    observations: Observations
+    crop: Crop
+    subjects: list[str]
+    actions: list[str]
+    cameras: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """3D truth of a split, in the order of its rows."""
+
+    keys: list[str]
+    landmark_names: tuple[str, ...]
+    landmarks_mm: Tensor
+    vertices_mm: Tensor | None
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write dataset.json."""
+    write_atomically(folder / "dataset.json", json.dumps(asdict(info), indent=2).encode())
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Read dataset.json; says what a data set folder is where there is none."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is not a data set: it has no dataset.json. "
+            f"Make one with `deformlearn synth` or see docs/data_format.md"
+        )
+    try:
+        values = json.loads(path.read_text())
+        info = DatasetInfo(**{**values, "landmarks": tuple(values.get("landmarks", ()))})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not a data set description: {error}") from error
+    if info.format != FORMAT:
+        raise InputError(f"{path} has format {info.format}; this version reads format {FORMAT}")
+    joint_set(info.joints)
+    return info
+
+
+def write_rows(folder: Path, split: str, shard: int, rows: Sequence[Row]) -> Path:
+    """Write one shard of observations; complete or not at all."""
+    columns = {name: [] for name in OBSERVATION_SCHEMA.names}
+    for row in rows:
+        values = {
+            "key": row.key,
+            "subject": row.subject,
+            "action": row.action,
+            "camera": row.camera,
+            "frame": row.frame,
+            "image": row.image,
+            "image_path": row.image_path,
+            "crop_x": row.crop[0],
+            "crop_y": row.crop[1],
+            "crop_half": row.crop[2],
+            "point_x": row.points[:, 0],
+            "point_y": row.points[:, 1],
+            "point_face": row.faces,
+            "point_u": row.barycentric[:, 0],
+            "point_v": row.barycentric[:, 1],
+            "point_weight": row.point_weights,
+            "keypoint_x": row.keypoints[:, 0],
+            "keypoint_y": row.keypoints[:, 1],
+            "keypoint_weight": row.keypoint_weights,
+        }
+        for name, value in values.items():
+            columns[name].append(value)
+    return _write_table(
+        folder / "observations" / f"{split}-{shard:05d}.parquet",
+        pa.table(columns, schema=OBSERVATION_SCHEMA),
+    )
+
+
+def write_truth(folder: Path, split: str, shard: int, rows: Sequence[TruthRow]) -> Path:
+    """Write one shard of truth, apart from what training may see."""
+    vertices = [
+        None if row.vertices_mm is None else np.round(row.vertices_mm * 10).astype(np.int16).ravel()
+        for row in rows
+    ]
+    table = pa.table(
+        {
+            "key": [row.key for row in rows],
+            "landmarks_mm": [row.landmarks_mm.astype(np.float32).ravel() for row in rows],
+            "vertices_tenth_mm": vertices,
+        },
+        schema=TRUTH_SCHEMA,
+    )
+    return _write_table(folder / "truth" / f"{split}-{shard:05d}.parquet", table)
+
+
+def splits(folder: Path) -> list[str]:
+    """Names of the splits that have at least one shard."""
+    found = {path.name.rsplit("-", 1)[0] for path in (folder / "observations").glob("*.parquet")}
+    return sorted(found)
+
+
+def shards(folder: Path, kind: str, split: str) -> list[Path]:
+    """The shards of a split, in order; none is an error that names the splits there are."""
+    paths = sorted((folder / kind).glob(f"{split}-*.parquet"))
+    if not paths:
+        raise InputError(
+            f"{folder} has no {kind} for the split {split!r}; "
+            f"it has {', '.join(splits(folder)) or 'no split at all'}"
+        )
+    return paths
+
+
+def read_people(folder: Path, split: str) -> People:
+    """All people of a split, without pixels. Rows must be sound: run `check` on foreign data."""
+    info = read_info(folder)
+    columns = [name for name in OBSERVATION_SCHEMA.names if name not in ("image", "image_path")]
+    table = pa.concat_tables(
+        read_table(path, columns) for path in shards(folder, "observations", split)
+    )
+    x, y = _padded(table, "point_x"), _padded(table, "point_y")
+    u, v = _padded(table, "point_u"), _padded(table, "point_v")
+    crop = Crop(
+        torch.stack([_column(table, "crop_x"), _column(table, "crop_y")], -1),
+        _column(table, "crop_half"),
+    )
+    keypoints = torch.stack([_padded(table, "keypoint_x"), _padded(table, "keypoint_y")], -1)
+    unknown = torch.zeros(keypoints.shape[:2])
+    observations = Observations(
+        points=crop.to_image_units(torch.stack([x, y], -1)),
+        faces=_padded(table, "point_face").long(),
+        barycentric=torch.stack([u, v, 1 - u - v], -1),
+        point_weights=_padded(table, "point_weight"),
+        keypoints=crop.to_image_units(keypoints),
+        keypoint_weights=_padded(table, "keypoint_weight"),
+        depths=unknown,
+        depth_weights=unknown.clone(),
+        joints=info.joints,
+    )
+    texts = {name: table[name].to_pylist() for name in ("key", "subject", "action", "camera")}
+    return People(
+        texts["key"], observations, crop, texts["subject"], texts["action"], texts["camera"]
+    )
+
+
+def read_truth(folder: Path, split: str) -> Truth:
+    """3D truth of a split; for evaluation only."""
+    info = read_info(folder)
+    table = pa.concat_tables(
+        read_table(path, TRUTH_SCHEMA.names) for path in shards(folder, "truth", split)
+    )
+    landmarks = _padded(table, "landmarks_mm").unflatten(-1, (len(info.landmarks), 3))
+    vertices = None
+    if table["vertices_tenth_mm"].null_count == 0:
+        vertices = _padded(table, "vertices_tenth_mm").unflatten(-1, (-1, 3)) / 10
+    return Truth(table["key"].to_pylist(), info.landmarks, landmarks, vertices)
+
+
+def read_images(folder: Path, split: str) -> Iterator[tuple[str, bytes | None, str]]:
+    """Key, encoded crop (or None) and image path of every person of a split."""
+    for path in shards(folder, "observations", split):
+        table = read_table(path, ["key", "image", "image_path"])
+        yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+
+
+def read_table(path: Path, columns: list[str]) -> pa.Table:
+    """The named columns of one shard; a truncated or foreign file is an InputError."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is not a whole Parquet shard ({reason}); "
+            f"write it again, or delete it to go on without its rows"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _write_table(path: Path, table: pa.Table) -> Path:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomically(path, sink.getvalue().to_pybytes())
+    return path
+
+
+def _column(table: pa.Table, name: str) -> Tensor:
+    return torch.from_numpy(table[name].to_numpy().copy())
+
+
+def _padded(table: pa.Table, name: str) -> Tensor:
+    """A list column as (rows, longest), zeros where a row is shorter."""
+    column = table[name].combine_chunks()
+    lengths = torch.from_numpy(np.diff(column.offsets.to_numpy()).astype(np.int64))
+    flat = torch.from_numpy(column.flatten().to_numpy().copy())
+    width = int(lengths.max()) if len(lengths) else 0
+    padded = flat.new_zeros(len(lengths), max(width, 1))
+    padded[torch.arange(padded.shape[1]) < lengths[:, None]] = flat
+    return padded

@@ -1,0 +1,111 @@
+"""An estimate: body parameters and camera, the paper's theta, and how good it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from deformlearn.body import BodyParameters, BodyPoints, BodyTemplate, blend, bone_transforms, skin
+from deformlearn.camera import FACING_CAMERA, Camera, view_transforms
+from deformlearn.skeleton import JointSet, joint_set
+from deformlearn.tensors import TensorData
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate(TensorData):
+    """theta = [pose, scales, R, s, t] of each person."""
+
+    body: BodyParameters
+    camera: Camera
+
+    @staticmethod
+    def rest(template: BodyTemplate, batch: int) -> Estimate:
+        """The template at rest, facing the camera, filling the crop."""
+        new = template.vertices.new_tensor
+        middle = (template.vertices.amin(0) + template.vertices.amax(0)) / 2
+        scale = 1.8 / template.height
+        rotation = new(FACING_CAMERA)
+        return Estimate(
+            template.rest_parameters(batch),
+            Camera(
+                rotation.expand(batch, 3, 3),
+                (-scale * (rotation @ middle)[:2]).expand(batch, 2),
+                new(scale).expand(batch),
+            ),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Quality(TensorData):
+    """How well each estimate explains its observations."""
+
+    loss: Float[Tensor, "*batch"]
+    """Weighted sum of all terms, under one fixed set of weights (comparable between rounds)."""
+    dense: Float[Tensor, "*batch"]
+    """L_dense, squared image units."""
+    keypoint: Float[Tensor, "*batch"]
+    """L_KP without depth, squared image units."""
+    reprojection_px: Float[Tensor, "*batch"]
+    """Median distance of correspondences (of key points where there are none), source pixels."""
+    facing: Float[Tensor, "*batch"]
+    """Share of corresponded surface points that face the camera: a mirrored body has few."""
+    converged: Bool[Tensor, "*batch"]
+    """The loss no longer fell at the end."""
+
+
+def project_points(template: BodyTemplate, estimate: Estimate, points: BodyPoints) -> Tensor:
+    """Image x, y and depth (image units) of points attached to the body."""
+    bones = bone_transforms(template, estimate.body)
+    return blend(view_transforms(estimate.camera, bones), points)
+
+
+def camera_joints(
+    template: BodyTemplate, estimate: Estimate, joints: JointSet | str = "h36m17"
+) -> Float[Tensor, "*batch joints 3"]:
+    """3D joints in camera axes (metres), relative to the root of the joint set."""
+    chosen = joint_set(joints) if isinstance(joints, str) else joints
+    positions = skin(template, estimate.body, template.keypoints(chosen))
+    positions = positions @ estimate.camera.rotation().mT
+    return positions - positions[..., chosen.root_indices, :].mean(-2, keepdim=True)
+
+
+def camera_vertices(template: BodyTemplate, estimate: Estimate) -> Tensor:
+    """The whole mesh in camera axes (metres), about the template's origin."""
+    return skin(template, estimate.body) @ estimate.camera.rotation().mT
+
+
+def mirrored(template: BodyTemplate, estimate: Estimate) -> Estimate:
+    """The estimate of the horizontally flipped image: left and right exchanged."""
+    swap = list(template.mirror_segments)
+    turn = estimate.body.pose.new_tensor([1.0, -1.0, -1.0])
+    flip = estimate.body.pose.new_tensor([-1.0, 1.0, 1.0])
+    below_root = [index - 1 for index in swap[1:]]
+    body = BodyParameters(
+        estimate.body.scales[..., swap], estimate.body.pose[..., below_root, :] * turn
+    )
+    camera = Camera(
+        estimate.camera.matrix * flip[:, None] * flip,
+        estimate.camera.translation * flip[:2],
+        estimate.camera.scale,
+    )
+    return Estimate(body, camera)
+
+
+def turned_in_image(
+    estimate: Estimate,
+    rotation: Float[Tensor, "batch 2 2"],
+    zoom: Float[Tensor, "batch"],
+    shift: Float[Tensor, "batch 2"],
+) -> Estimate:
+    """The estimate after the image is mapped by x -> zoom * rotation x + shift."""
+    camera = estimate.camera
+    full = torch.eye(3, dtype=rotation.dtype, device=rotation.device).repeat(len(rotation), 1, 1)
+    full[:, :2, :2] = rotation
+    moved = (rotation @ camera.translation[..., None])[..., 0]
+    return Estimate(
+        estimate.body,
+        Camera(full @ camera.matrix, zoom[:, None] * moved + shift, zoom * camera.scale),
+    )

@@ -1,0 +1,63 @@
+"""Where the code runs: device, precision, seeds, threads. The only file that asks."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib import metadata
+
+import torch
+
+
+def device(name: str = "auto") -> torch.device:
+    """The named device; `auto` is the first CUDA device, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {name!r} was asked for, but this PyTorch sees no CUDA device; use cpu"
+        )
+    return chosen
+
+
+def generator(seed: int, *stream: int, where: torch.device | str = "cpu") -> torch.Generator:
+    """A random stream of its own for each (seed, stream): what one stage draws moves no other."""
+    mixed = seed
+    for number in stream:
+        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
+    return torch.Generator(device=where).manual_seed(mixed)
+
+
+def autocast(where: torch.device) -> torch.autocast:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if where.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=_cpu_has_bfloat16())
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can build code here."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def versions() -> dict[str, str]:
+    """Versions and hardware that a run folder records."""
+    packages = ("deformlearn", "torch", "timm", "anny", "numpy", "pyarrow")
+    found = {name: _version(name) for name in packages}
+    found["python"] = platform.python_version()
+    found["machine"] = platform.machine()
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

@@ -1,0 +1,83 @@
+"""A dataclass of tensors as one value: map, move, index, concatenate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T", bound="TensorData")
+
+
+class TensorData:
+    """Base of the frozen dataclasses whose fields are tensors (or other `TensorData`).
+
+    Fields of any other type are static: they stay as they are, and must agree where values meet.
+    """
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same value with `function` applied to every tensor in it."""
+        return self._rebuild(lambda tensor: function(tensor))
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The same value on another device; `dtype` changes floating-point tensors only."""
+        return self.map(
+            lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+        )
+
+    def detach(self) -> Self:
+        """The same numbers, cut from the graph that made them."""
+        return self.map(torch.Tensor.detach)
+
+    def __getitem__(self, index: Any) -> Self:
+        """The selected rows (the same index on every tensor's first axis)."""
+        return self.map(lambda x: x[index])
+
+    def __len__(self) -> int:
+        return len(next(self.tensors()))
+
+    def tensors(self):
+        """Yield every tensor, depth first, in the order of the fields."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, TensorData):
+                yield from value.tensors()
+
+    def _rebuild(self, function: Callable[[Tensor], Tensor]) -> Self:
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changes[field.name] = function(value)
+            elif isinstance(value, TensorData):
+                changes[field.name] = value._rebuild(function)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def combine(values: Sequence[T], function: Callable[[list[Tensor]], Tensor]) -> T:
+    """One value whose every tensor is `function` of the corresponding tensors of `values`."""
+    columns = zip(*(list(value.tensors()) for value in values), strict=True)
+    combined = iter([function(list(column)) for column in columns])
+    return values[0].map(lambda _: next(combined))
+
+
+def concatenate(values: Sequence[T]) -> T:
+    """The rows of all `values`, one after the other."""
+    return combine(values, torch.cat)
+
+
+def where(condition: Tensor, chosen: T, otherwise: T) -> T:
+    """Row by row: `chosen` where `condition` (batch,) holds, else `otherwise`."""
+
+    def pick(pair: list[Tensor]) -> Tensor:
+        shape = condition.shape + (1,) * (pair[0].ndim - condition.ndim)
+        return torch.where(condition.view(shape), pair[0], pair[1])
+
+    return combine([chosen, otherwise], pick)
