@@ -114,29 +114,31 @@ class BodyTemplate(TensorData):
 
 
 def bone_transforms(
-    template: BodyTemplate, parameters: BodyParameters
+    template: BodyTemplate,
+    parameters: BodyParameters,
+    root: Float[Tensor, "*batch 3 3"] | None = None,
 ) -> Float[Tensor, "*batch joints 3 4"]:
-    """T_j of every segment: takes a rest point to where the segment carries it."""
+    """T_j of every segment: takes a rest point to where the segment carries it.
+
+    With `root`, the whole body is turned by it about the template's origin: a camera folded in at
+    the root of the tree costs nothing more.
+    """
     scales = parameters.scales
-    root = torch.eye(3, dtype=scales.dtype, device=scales.device)
-    rotations = torch.cat(
-        [
-            root.expand(*scales.shape[:-1], 1, 3, 3),
-            rotation_from_axis_angle(parameters.pose),
-        ],
-        -3,
-    )
-    parents = torch.tensor(template.parents, device=scales.device)
-    above = parents.clamp_min(0)
+    if root is None:
+        root = torch.eye(3, dtype=scales.dtype, device=scales.device).expand(
+            *scales.shape[:-1], 3, 3
+        )
+    rotations = torch.cat([root[..., None, :, :], rotation_from_axis_angle(parameters.pose)], -3)
+    above = torch.tensor([max(parent, 0) for parent in template.parents], device=scales.device)
+    is_root = torch.tensor([parent < 0 for parent in template.parents], device=scales.device)
     rest = template.joints
-    offsets = torch.where((parents < 0)[:, None], rest, rest - rest[above])
-    # A child's offset grows with its parent segment; the root's own position does not.
-    growth = torch.where(parents < 0, torch.ones_like(scales), scales[..., above])
-    rotations, positions = forward_kinematics(
-        rotations, offsets * growth[..., None], template.parents
-    )
-    grown = rotations * scales[..., None, None]
-    shift = positions - (grown * rest[:, None, :]).sum(-1)
+    offsets = torch.where(is_root[:, None], torch.zeros_like(rest), rest - rest[above])
+    # A child's offset grows with its parent segment.
+    growth = scales.index_select(-1, above)
+    world = forward_kinematics(rotations, offsets * growth[..., None], template.parents)
+    start = (root @ rest[0])[..., None, :]
+    grown = world[..., :3] * scales[..., None, None]
+    shift = world[..., 3] + start - (grown @ rest[:, :, None])[..., 0]
     return torch.cat([grown, shift[..., None]], -1)
 
 
@@ -149,7 +151,8 @@ def blend(
     """
     rows = transforms.shape[-2]
     blended = (points.weights @ transforms.flatten(-2)).unflatten(-1, (rows, 4))
-    return (blended[..., :3] * points.rest[..., None, :]).sum(-1) + blended[..., 3]
+    homogeneous = torch.nn.functional.pad(points.rest, (0, 1), value=1.0)
+    return (blended * homogeneous[..., None, :]).sum(-1)
 
 
 def skin(

@@ -69,16 +69,6 @@ def gram_schmidt(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3
     return torch.stack([first, second, third], -2)
 
 
-def view_transforms(
-    camera: Camera, transforms: Float[Tensor, "*batch joints 3 4"]
-) -> Float[Tensor, "*batch joints 3 4"]:
-    """The camera folded into the bones: blending these gives image x, y and depth in image units."""
-    rotation = camera.rotation() * camera.scale[..., None, None]
-    viewed = (rotation[..., None, :, :, None] * transforms[..., None, :, :]).sum(-2)
-    shift = torch.nn.functional.pad(camera.translation, (0, 1))
-    return torch.cat([viewed[..., :3], viewed[..., 3:] + shift[..., None, :, None]], -1)
-
-
 def project(camera: Camera, points: Float[Tensor, "*batch points 3"]) -> Tensor:
     """Image x, y and depth (image units, growing away from the camera) of points in template axes."""
     turned = points @ camera.rotation().mT * camera.scale[..., None, None]

@@ -103,6 +103,24 @@ class LifterConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training images, which their labels follow exactly (the paper states none)."""
+
+    mirror: bool = True
+    """Flip half of the images left to right."""
+    rotation: float = 0.15
+    """Standard deviation of the turn in the image plane (radians)."""
+    zoom: float = 0.08
+    """Standard deviation of the logarithm of the zoom."""
+    shift: float = 0.05
+    """Standard deviation of the shift in x and in y (half crops)."""
+    colour: float = 0.2
+    """Standard deviation of the contrast factor; half of it for each channel and the brightness."""
+    occlusion: float = 0.3
+    """Share of images in which a rectangle hides a part."""
+
+
+@dataclass(frozen=True)
 class RegressorConfig:
     """The ConvNet and its training (section 5)."""
 
@@ -130,10 +148,21 @@ class RegressorConfig:
     """3D joints of the registered body (not in the paper; still no 3D label)."""
     auxiliary: bool = True
     """2D heads (joint heat maps, template coordinates) that make a random start learn."""
+    heatmap_weight: float = 0.3
+    """Cross-entropy of the joint heat maps (not in the paper)."""
+    coordinate_weight: float = 5.0
+    """Smooth L1 of the template coordinates at the annotated pixels (not in the paper)."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay (paper: none)."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     head_steps: int = 0
     """Steps of a head-only phase on cached features that ends each round (0: none)."""
     head_views: int = 4
     """Augmented views of each image that the head-only phase caches."""
+    head_learning_rate: float = 2e-3
+    """Largest Adam step size of the head-only phase."""
+    head_batch: int = 128
+    """Cached features a step."""
 
 
 @dataclass(frozen=True)

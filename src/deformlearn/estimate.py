@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deformlearn.body import BodyParameters, BodyPoints, BodyTemplate, blend, bone_transforms, skin
-from deformlearn.camera import FACING_CAMERA, Camera, view_transforms
+from deformlearn.camera import FACING_CAMERA, Camera
 from deformlearn.skeleton import JointSet, joint_set
 from deformlearn.tensors import TensorData
 
@@ -56,10 +56,22 @@ class Quality(TensorData):
     """The loss no longer fell at the end."""
 
 
-def project_points(template: BodyTemplate, estimate: Estimate, points: BodyPoints) -> Tensor:
-    """Image x, y and depth (image units) of points attached to the body."""
-    bones = bone_transforms(template, estimate.body)
-    return blend(view_transforms(estimate.camera, bones), points)
+def view_transforms(
+    template: BodyTemplate, estimate: Estimate
+) -> Float[Tensor, "*batch joints 3 4"]:
+    """Bones with the camera folded in: blending them gives image x, y and depth (image units)."""
+    camera = estimate.camera
+    bones = bone_transforms(template, estimate.body, camera.rotation())
+    bones = bones * camera.scale[..., None, None, None]
+    shift = torch.nn.functional.pad(camera.translation, (0, 1))[..., None, :, None]
+    return torch.cat([bones[..., :3], bones[..., 3:] + shift], -1)
+
+
+def project_points(
+    template: BodyTemplate, estimate: Estimate, points: BodyPoints
+) -> Float[Tensor, "*batch points 3"]:
+    """Image x, y and depth (image units, growing away from the camera) of points on the body."""
+    return blend(view_transforms(template, estimate), points)
 
 
 def camera_joints(
@@ -109,3 +121,25 @@ def turned_in_image(
         estimate.body,
         Camera(full @ camera.matrix, zoom[:, None] * moved + shift, zoom * camera.scale),
     )
+
+
+def facing_share(
+    template: BodyTemplate,
+    estimate: Estimate,
+    faces: Int[Tensor, "batch points"],
+    weights: Float[Tensor, "batch points"],
+) -> Float[Tensor, "batch"]:
+    """Share (by weight) of the given faces that are turned to the camera; 1 where none is given.
+
+    A weak-perspective camera explains a body and its mirror image in depth equally well, but the
+    mirrored one would have to be seen from inside: its corresponded points face away.
+    """
+    corners = template.faces[faces].flatten(1)
+    points = BodyPoints(template.vertices[corners], template.weights[corners])
+    seen = project_points(template, estimate, points).unflatten(1, (-1, 3))
+    edge, other = seen[..., 1, :] - seen[..., 0, :], seen[..., 2, :] - seen[..., 0, :]
+    # Outward faces wind counter-clockwise; with y pointing down that is a negative screen area.
+    towards = (edge[..., 0] * other[..., 1] - edge[..., 1] * other[..., 0]) < 0
+    total = weights.sum(-1)
+    share = (towards * weights).sum(-1) / total.clamp_min(1e-9)
+    return torch.where(total > 0, share, torch.ones_like(share))

@@ -7,7 +7,7 @@ Martinez et al. 2017 (right leg first) and by SPIN (left leg first), LSP, MPII a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float
@@ -46,8 +46,8 @@ class JointSet:
     landmarks: tuple[str, ...]
     root: tuple[str, ...]
     """Depths are relative to the mean of these key points."""
-    facing: tuple[str, str]
-    """From, to: a pair of key points that tells where the person faces (the lifter's heuristic)."""
+    facing: tuple[tuple[str, str], ...]
+    """(from, to): pairs of key points whose vectors point where the person faces (for the lifter)."""
     bones: tuple[tuple[str, str], ...] = ()
 
     @cached_property
@@ -70,28 +70,31 @@ def _joint_set(
     name: str, names: str, *, root: str, facing: str, prefix: str = "", **rest
 ) -> JointSet:
     listed = tuple(names.split())
-    landmarks = tuple(prefix + rest.get(joint, joint) for joint in listed)
-    start, end = facing.split()
-    return JointSet(name, listed, landmarks, tuple(root.split()), (start, end))
+    landmarks = tuple(prefix + joint for joint in listed)
+    pairs = tuple(_pair(item) for item in facing.split())
+    return JointSet(name, listed, landmarks, tuple(root.split()), pairs)
+
+
+def _pair(hyphenated: str) -> tuple[str, str]:
+    start, end = hyphenated.split("-")
+    return start, end
 
 
 _H36M_ALIASES = {"spine": "spine2", "thorax": "neck", "nose": "head", "head": "head_top"}
-_H36M_BONES = tuple(
-    tuple(bone.split("-"))
-    for bone in (
-        "pelvis-right_hip right_hip-right_knee right_knee-right_ankle pelvis-left_hip left_hip-left_knee "
-        "left_knee-left_ankle pelvis-spine spine-thorax thorax-nose nose-head thorax-left_shoulder "
-        "left_shoulder-left_elbow left_elbow-left_wrist thorax-right_shoulder "
-        "right_shoulder-right_elbow right_elbow-right_wrist"
-    ).split()
+_H36M_BONES = (
+    "pelvis-right_hip right_hip-right_knee right_knee-right_ankle pelvis-left_hip left_hip-left_knee "
+    "left_knee-left_ankle pelvis-spine spine-thorax thorax-nose nose-head thorax-left_shoulder "
+    "left_shoulder-left_elbow left_elbow-left_wrist thorax-right_shoulder "
+    "right_shoulder-right_elbow right_elbow-right_wrist"
 )
 
 
 def _h36m(name: str, names: str) -> JointSet:
     listed = tuple(names.split())
     landmarks = tuple(_H36M_ALIASES.get(joint, joint) for joint in listed)
+    bones = tuple(_pair(bone) for bone in _H36M_BONES.split())
     # Kudo et al. take nose - thorax as the facing direction.
-    return JointSet(name, listed, landmarks, ("pelvis",), ("thorax", "nose"), _H36M_BONES)
+    return JointSet(name, listed, landmarks, ("pelvis",), (("thorax", "nose"),), bones)
 
 
 _COCO_HEAD = "nose left_eye right_eye left_ear right_ear"
@@ -103,7 +106,18 @@ _COCO = (
 JOINT_SETS: dict[str, JointSet] = {
     joint_set.name: joint_set
     for joint_set in (
-        _joint_set("smpl24", " ".join(SEGMENTS), root="pelvis", facing="neck head"),
+        _joint_set(
+            "smpl24",
+            " ".join(SEGMENTS),
+            root="pelvis",
+            facing="left_ankle-left_foot right_ankle-right_foot",
+        ),
+        _joint_set(
+            "skeleton25",
+            " ".join([*SEGMENTS, "head_top"]),
+            root="pelvis",
+            facing="left_ankle-left_foot right_ankle-right_foot",
+        ),
         _h36m(
             "h36m17",
             "pelvis right_hip right_knee right_ankle left_hip left_knee left_ankle spine thorax nose "
@@ -115,7 +129,11 @@ JOINT_SETS: dict[str, JointSet] = {
             "head left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist",
         ),
         _joint_set(
-            "coco17", _COCO, root="left_hip right_hip", facing="left_ear nose", prefix="coco_"
+            "coco17",
+            _COCO,
+            root="left_hip right_hip",
+            facing="left_ear-nose right_ear-nose",
+            prefix="coco_",
         ),
     )
 }
@@ -127,6 +145,39 @@ def joint_set(name: str) -> JointSet:
     if name not in JOINT_SETS:
         raise ValueError(f"unknown joint set {name!r}; known are {', '.join(JOINT_SETS)}")
     return JOINT_SETS[name]
+
+
+_HIPS, _SHOULDERS = ("left_hip", "right_hip"), ("left_shoulder", "right_shoulder")
+_COCO_TO_H36M: dict[str, dict[str, float]] = {
+    "pelvis": dict.fromkeys(_HIPS, 0.5),
+    "spine": dict.fromkeys(_HIPS + _SHOULDERS, 0.25),
+    "thorax": dict.fromkeys(_SHOULDERS, 0.5),
+    "head": {"nose": 2.0, **dict.fromkeys(_SHOULDERS, -0.5)},
+}
+"""What Kudo et al. build from OpenPose's points: means, and head = thorax + 2 (nose - thorax)."""
+
+
+def convert_keypoints(
+    keypoints: Float[Tensor, "batch source 2"],
+    weights: Float[Tensor, "batch source"],
+    source: JointSet,
+    target: JointSet,
+) -> tuple[Float[Tensor, "batch target 2"], Float[Tensor, "batch target"]]:
+    """Key points of another joint set: the same names, and Kudo's constructions from COCO's.
+
+    A point is worth as much as the least of those it is made of, and 0 where one is missing.
+    """
+    mixing = keypoints.new_zeros(len(target), len(source))
+    for row, name in enumerate(target.names):
+        recipe = _COCO_TO_H36M.get(name) if source.name == "coco17" else None
+        for part, share in (recipe or {name: 1.0}).items():
+            if part in source.names:
+                mixing[row, source.index(part)] = share
+    made = mixing.abs().sum(-1) > 0
+    if not made.any():
+        raise ValueError(f"joint sets {source.name!r} and {target.name!r} have no name in common")
+    needed = torch.where(mixing != 0, weights[:, None, :], torch.inf).amin(-1)
+    return mixing @ keypoints, torch.where(made, needed, torch.zeros_like(needed))
 
 
 def rotation_from_axis_angle(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
@@ -149,30 +200,98 @@ def rotation_from_axis_angle(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor,
     return identity + sine * cross + cosine * (outer - squared[..., None, None] * identity)
 
 
-def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """Product of many small matrices; elementwise beats a batched GEMM at this size."""
-    return (left[..., :, :, None] * right[..., None, :, :]).sum(-2)
+class _Chain(torch.autograd.Function):
+    """Forward kinematics with its gradient in closed form.
+
+    A change of a joint's frame moves all its descendants rigidly, so every gradient is a sum over a
+    subtree: one product with the 0/1 matrix of descendants replaces walking the tree backwards.
+    """
+
+    @staticmethod
+    def forward(ctx, rotations: Tensor, offsets: Tensor, parents: tuple[int, ...]):
+        levels, order, descendants = _tree(parents, offsets.device)
+        local = torch.cat([rotations, offsets[..., None]], -1)
+        worlds = [local[:, levels[0].joints]]
+        for level in levels[1:]:
+            above = worlds[-1].index_select(1, level.above)
+            turned = above[..., :3] @ local.index_select(1, level.joints)
+            turned[..., 3] += above[..., 3]
+            worlds.append(turned)
+        world = torch.cat(worlds, 1).index_select(1, order)
+        ctx.save_for_backward(world, descendants)
+        ctx.parents = parents
+        return world
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        world, descendants = ctx.saved_tensors
+        rotation, position = world[..., :3], world[..., 3]
+        # Moments about the origin and forces, summed over what hangs on each joint.
+        moment = torch.einsum("bnij,bnkj->bnik", gradient, world)
+        force = torch.cat([moment, gradient[..., 3:]], -1)
+        force = torch.einsum("ij,bjk->bik", descendants.to(force.dtype), force.flatten(-2))
+        force = force.unflatten(-1, (3, 4))
+        about_joint = force[..., :3] - force[..., 3:] * position[..., None, :]
+        above = torch.tensor([max(parent, 0) for parent in ctx.parents], device=world.device)
+        # The root has no parent: its local frame is the world's.
+        identity = torch.eye(3, dtype=world.dtype, device=world.device)
+        is_root = torch.tensor([parent < 0 for parent in ctx.parents], device=world.device)
+        frame = torch.where(is_root[:, None, None], identity, rotation.index_select(1, above))
+        about_joint = torch.einsum("bnij,bnjk->bnik", about_joint, rotation)
+        local = torch.einsum("bnji,bnjk->bnik", frame, torch.cat([about_joint, force[..., 3:]], -1))
+        return local[..., :3], local[..., 3], None
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """The joints at one depth of the tree, and where their parents are in the level above."""
+
+    joints: Tensor
+    above: Tensor
+
+
+@lru_cache
+def _tree(
+    parents: tuple[int, ...], device: torch.device
+) -> tuple[tuple[_Level, ...], Tensor, Tensor]:
+    """Levels from the root down, the order that undoes them, and who descends from whom."""
+    depth = [0] * len(parents)
+    descendants = torch.eye(len(parents))
+    for joint, parent in enumerate(parents):
+        if parent >= joint:
+            raise ValueError(
+                f"joint {joint} has parent {parent}; sort the joints so that parents come first"
+            )
+        if parent >= 0:
+            depth[joint] = depth[parent] + 1
+    for joint in reversed(range(len(parents))):
+        if parents[joint] >= 0:
+            descendants[parents[joint]] += descendants[joint]
+    levels, order, previous = [], [], []
+    for level in range(max(depth) + 1):
+        joints = [joint for joint in range(len(parents)) if depth[joint] == level]
+        above = [previous.index(parents[joint]) if level else 0 for joint in joints]
+        levels.append(
+            _Level(torch.tensor(joints, device=device), torch.tensor(above, device=device))
+        )
+        order += joints
+        previous = joints
+    undo = torch.tensor(order, device=device).argsort()
+    return tuple(levels), undo, descendants.to(device)
 
 
 def forward_kinematics(
     rotations: Float[Tensor, "*batch joints 3 3"],
     offsets: Float[Tensor, "*batch joints 3"],
     parents: tuple[int, ...],
-) -> tuple[Float[Tensor, "*batch joints 3 3"], Float[Tensor, "*batch joints 3"]]:
-    """World rotation and position of every joint from rotations and offsets relative to the parent.
+) -> Float[Tensor, "*batch joints 3 4"]:
+    """World rotation and position of every joint from those relative to its parent.
 
-    Chains are composed by pointer doubling: after k steps every joint holds the product over its
-    2^k nearest ancestors, so 9 joints deep take 4 products over all joints instead of 23 in a row.
+    Rotations must be orthonormal: the gradient is exact for them and for nothing else.
     """
-    count = len(parents)
-    transforms = torch.cat([rotations, offsets[..., None]], -1)
-    identity = torch.eye(3, 4, dtype=offsets.dtype, device=offsets.device)
-    identity = identity.expand(*offsets.shape[:-2], 1, 3, 4)
-    ancestors = [count if parent < 0 else parent for parent in parents] + [count]
-    while any(ancestor != count for ancestor in ancestors):
-        index = torch.tensor(ancestors[:count], device=offsets.device)
-        above = torch.cat([transforms, identity], -3).index_select(-3, index)
-        turned = _multiply(above[..., :3], transforms)
-        transforms = torch.cat([turned[..., :3], turned[..., 3:] + above[..., 3:]], -1)
-        ancestors = [ancestors[a] if a < count else count for a in ancestors]
-    return transforms[..., :3], transforms[..., 3]
+    batch = offsets.shape[:-2]
+    joints = len(parents)
+    world = _Chain.apply(
+        rotations.reshape(-1, joints, 3, 3), offsets.reshape(-1, joints, 3), parents
+    )
+    return world.reshape(*batch, joints, 3, 4)

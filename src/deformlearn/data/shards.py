@@ -8,7 +8,6 @@ DATA/truth/<split>-00000.parquet          3D truth, read by evaluation only
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from deformlearn.camera import Crop
 from deformlearn.errors import InputError
+from deformlearn.files import write_atomically
 from deformlearn.observations import Observations
 from deformlearn.skeleton import joint_set
 
@@ -291,21 +291,6 @@ def read_table(path: Path, columns: list[str]) -> pa.Table:
             f"{path} is not a whole Parquet shard ({reason}); "
             f"write it again, or delete it to go on without its rows"
         ) from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _write_table(path: Path, table: pa.Table) -> Path:
