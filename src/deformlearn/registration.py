@@ -56,8 +56,8 @@ class Weights(TensorData):
 class Variables(TensorData):
     """theta as Adam sees it. Sizes are logarithms, so that they stay positive."""
 
-    pose: Float[Tensor, "batch joints-1 3"]
     log_scales: Float[Tensor, "batch joints"]
+    pose: Float[Tensor, "batch joints-1 3"]
     matrix: Float[Tensor, "batch 3 3"]
     translation: Float[Tensor, "batch 2"]
     log_scale: Float[Tensor, "batch"]
@@ -67,8 +67,8 @@ class Variables(TensorData):
         """Fresh leaves that start at an estimate."""
         body, camera = estimate.body, estimate.camera
         start = Variables(
-            body.pose,
             body.scales.log(),
+            body.pose,
             camera.rotation(),
             camera.translation,
             camera.scale.log(),
@@ -232,7 +232,7 @@ def _descend(
     """Adam on every person at once; returns the losses at the start of the last tenth."""
     leaves = list(variables.tensors())
     optimiser = torch.optim.Adam(leaves, lr=rate, fused=True)
-    last_tenth = torch.zeros(())
+    last_tenth = torch.zeros_like(variables.log_scale)
     for step in range(steps):
         # Two drops of the step size settle what the large first steps keep shaking.
         drop = 0.1 if step >= 0.9 * steps else 0.3 if step >= 0.7 * steps else 1.0

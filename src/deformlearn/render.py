@@ -139,12 +139,17 @@ def vertex_normals(
     vertices: Float[Tensor, "*batch vertices 3"], faces: Int[Tensor, "faces 3"]
 ) -> Float[Tensor, "*batch vertices 3"]:
     """Unit outward normals: the mean of the faces around a vertex, weighted by their area."""
-    a, b, c = vertices[..., faces, :].unbind(-2)
+    flat = vertices.reshape(-1, 3)
+    people = len(flat) // vertices.shape[-2]
+    # One flat sum over the batch: index_add_ along an inner axis is twenty times slower.
+    first = torch.arange(people, device=faces.device)[:, None, None] * vertices.shape[-2]
+    corners = (faces + first).flatten(0, 1)
+    a, b, c = flat[corners].unbind(1)
     facing = torch.linalg.cross(b - a, c - a)
-    summed = torch.zeros_like(vertices)
-    for corner in faces.unbind(1):
-        summed.index_add_(-2, corner, facing)
-    return torch.nn.functional.normalize(summed, dim=-1)
+    summed = torch.zeros_like(flat)
+    for corner in corners.unbind(1):
+        summed.index_add_(0, corner, facing)
+    return torch.nn.functional.normalize(summed, dim=-1).view_as(vertices)
 
 
 def surface_colours(template: BodyTemplate) -> Float[Tensor, "vertices 3"]:

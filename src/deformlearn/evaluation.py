@@ -1,0 +1,177 @@
+"""Protocol to table: what the errors are, over whom, after which alignment (section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deformlearn.body import BodyTemplate
+from deformlearn.data.shards import Truth
+from deformlearn.errors import InputError
+from deformlearn.estimate import Estimate, camera_joints, camera_vertices
+from deformlearn.metrics import bone_sum, joint_errors, vertex_error
+from deformlearn.observations import Observations
+from deformlearn.skeleton import JointSet, joint_set
+
+PROTOCOL_JOINTS = "h36m17"
+_CHUNK = 256
+"""Meshes of this many people are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean errors in millimetres: over the people of each action, then over the actions."""
+
+    raw: float
+    """MPJPE, root-aligned."""
+    bone_sum: float
+    """MPJPE after scaling the bone lengths to the template's sum (the paper's protocol)."""
+    true_size: float
+    """MPJPE after scaling the bone lengths to the truth's sum: pose without body size."""
+    aligned: float
+    """PA-MPJPE, after a similarity."""
+    vertices: float | None
+    """PVE: mean error of the mesh's vertices, root-aligned; None where no true mesh is known."""
+    people: int
+    by_action: dict[str, dict[str, float]]
+    """The same four joint errors and the number of people for each action."""
+
+    def record(self) -> dict:
+        """Plain numbers for a metrics file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ProtocolCard:
+    """Everything a reader must know to compare a number with another."""
+
+    data: str
+    joints: str = "Human3.6M's 17 joints, right leg first (the same joints in the left-first order)"
+    root: str = "pelvis; both poses relative to it"
+    frames: str = "every image of the split, one person each"
+    cameras: str = "all"
+    mean: str = "over the people of an action, then over the actions"
+    canonical_mm: float = 0.0
+
+    def lines(self) -> list[str]:
+        """The card as `name: value` lines."""
+        values = {
+            "data": self.data,
+            "joints": self.joints,
+            "root": self.root,
+            "frames": self.frames,
+            "cameras": self.cameras,
+            "mean": self.mean,
+            "raw": "root-aligned, the template's own size",
+            "bone-sum": f"scaled so that the 16 bones sum to the template's {self.canonical_mm:.0f} mm",
+            "true-size": "scaled so that the 16 bones sum to the truth's (pose without body size)",
+            "PA": "Procrustes: after the best rotation, scale and shift",
+            "PVE": "mean over all vertices of the mesh, root-aligned",
+        }
+        return [f"{name}: {value}" for name, value in values.items()]
+
+
+def canonical_mm(template: BodyTemplate) -> float:
+    """Sum of the template's bone lengths at rest: our canonical skeleton needs no 3D label."""
+    joints = joint_set(PROTOCOL_JOINTS)
+    return 1000 * bone_sum(template.keypoints(joints).rest, joints).item()
+
+
+def true_joints(truth: Truth, joints: JointSet | None = None) -> Float[Tensor, "people joints 3"]:
+    """The true joints of a joint set, mm, camera axes."""
+    chosen = joints or joint_set(PROTOCOL_JOINTS)
+    missing = [name for name in chosen.landmarks if name not in truth.landmark_names]
+    if missing:
+        raise InputError(
+            f"the truth of this data set has no {', '.join(missing)}; {chosen.name} needs "
+            f"{', '.join(chosen.landmarks)}"
+        )
+    return truth.landmarks_mm[:, [truth.landmark_names.index(name) for name in chosen.landmarks]]
+
+
+def score_estimates(
+    template: BodyTemplate, estimate: Estimate, truth: Truth, actions: Sequence[str]
+) -> Scores:
+    """Errors of estimates against the truth."""
+    joints = camera_joints(template, estimate, PROTOCOL_JOINTS) * 1000
+    vertices = None
+    if truth.vertices_mm is not None:
+        parts = []
+        for first in range(0, len(joints), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            root = camera_joints_origin(template, estimate[rows])
+            mesh = (camera_vertices(template, estimate[rows]) - root) * 1000
+            parts.append(vertex_error(mesh, truth.vertices_mm[rows].to(mesh)))
+        vertices = torch.cat(parts)
+    return score_joints(template, joints, truth, actions, vertices)
+
+
+def camera_joints_origin(template: BodyTemplate, estimate: Estimate) -> Float[Tensor, "people 1 3"]:
+    """Where the pelvis is in camera axes (the root segment's own joint)."""
+    return (estimate.camera.rotation() @ template.joints[0])[:, None]
+
+
+def score_joints(
+    template: BodyTemplate,
+    predicted_mm: Float[Tensor, "people joints 3"],
+    truth: Truth,
+    actions: Sequence[str],
+    vertices: Float[Tensor, "people"] | None = None,
+) -> Scores:
+    """Errors of 3D joints (Human3.6M's 17, mm, camera axes) from anywhere."""
+    joints = joint_set(PROTOCOL_JOINTS)
+    target = true_joints(truth).to(predicted_mm)
+    errors = joint_errors(predicted_mm, target, joints, canonical_mm(template))
+    columns = {
+        "raw": errors.raw,
+        "bone_sum": errors.bone_sum,
+        "true_size": errors.true_size,
+        "aligned": errors.aligned,
+    }
+    if vertices is not None:
+        columns["vertices"] = vertices
+    by_action: dict[str, dict[str, float]] = {}
+    for action in sorted(set(actions)):
+        rows = torch.tensor([name == action for name in actions], device=predicted_mm.device)
+        by_action[action] = {name: value[rows].mean().item() for name, value in columns.items()}
+        by_action[action]["people"] = int(rows.sum())
+    means = {
+        name: sum(row[name] for row in by_action.values()) / len(by_action) for name in columns
+    }
+    means.setdefault("vertices", None)  # type: ignore[arg-type]
+    return Scores(**means, people=len(target), by_action=by_action)
+
+
+def mean_pose(template: BodyTemplate, train: Truth, test: Truth, actions: Sequence[str]) -> Scores:
+    """The baseline that looks at no image: the mean true pose of the training set."""
+    mean = true_joints(train).mean(0, keepdim=True)
+    return score_joints(template, mean.expand(len(test.keys), -1, -1), test, actions)
+
+
+def lifter_only(
+    template: BodyTemplate, lifted: Observations, truth: Truth, actions: Sequence[str]
+) -> Scores:
+    """Kudo's row: 2D key points with lifted depths, no body; sized by the canonical bone sum."""
+    chosen, theirs = joint_set(PROTOCOL_JOINTS), lifted.joint_set
+    order = [theirs.landmarks.index(name) for name in chosen.landmarks]
+    pose = torch.cat([lifted.keypoints, lifted.depths[..., None]], -1)[:, order]
+    size = canonical_mm(template) / bone_sum(pose, chosen)
+    return score_joints(template, pose * size[:, None, None], truth, actions)
+
+
+def true_depths(observations: Observations, truth: Truth) -> Observations:
+    """Observations with true depths (an upper bound, never training): mm to image units.
+
+    The scale is the one that best takes the true joints' x, y to the key points.
+    """
+    target = true_joints(truth, observations.joint_set).to(observations.keypoints)
+    roots = observations.joint_set.root_indices
+    target = target - target[:, roots].mean(1, keepdim=True)
+    seen = observations.keypoints - observations.keypoints[:, roots].mean(1, keepdim=True)
+    scale = (target[..., :2] * seen).sum((1, 2)) / target[..., :2].square().sum((1, 2))
+    weights = (observations.keypoint_weights > 0).to(seen)
+    return observations.with_depths(target[..., 2] * scale[:, None], weights)

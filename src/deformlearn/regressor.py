@@ -1,0 +1,310 @@
+"""LEARN, the network: image -> theta (section 5).
+
+The paper pools a ResNet-50 to one vector and regresses theta from it; `auxiliary=False` is that. From a
+random start, in the time a laptop has, such a network learns nothing, so by default two heads read a
+stride-4 feature map: a heat map for each key point and the template coordinates of each pixel. Both
+learn from the 2D labels alone, and what they find at each joint is what theta is regressed from
+(docs/decisions/0008).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deformlearn.backbone import Backbone
+from deformlearn.body import BodyParameters, BodyTemplate
+from deformlearn.camera import FACING_CAMERA, Camera, gram_schmidt
+from deformlearn.config import RegressorConfig
+from deformlearn.data.augment import pixel_centres
+from deformlearn.errors import InputError
+from deformlearn.estimate import Estimate
+from deformlearn.files import write_atomically
+from deformlearn.runtime import autocast
+from deformlearn.skeleton import SEGMENTS, joint_set
+from deformlearn.tensors import TensorData, concatenate
+
+FORMAT = 1
+"""Version of the network file."""
+
+PYRAMID_WIDTH = 64
+"""Channels of the stride-4 feature map."""
+
+LOCAL_WIDTH = 16
+"""Learned features read at each joint."""
+
+HEAD_WIDTH = 512
+"""Units of the two hidden layers that regress theta."""
+
+_THETA = {
+    "pose": 3 * (len(SEGMENTS) - 1),
+    "scales": len(SEGMENTS),
+    "matrix": 9,
+    "root": 2,
+    "size": 1,
+}
+"""What the head's numbers are, in order."""
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a network file says about itself."""
+
+    backbone: str
+    """timm model."""
+    size: int
+    """Side of the input (px)."""
+    auxiliary: bool
+    """Whether it has the 2D heads."""
+    joints: str
+    """Joint set of the heat maps."""
+    template: str
+    """Name of the template its parameters are about."""
+    fingerprint: str
+    """That template's content hash."""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(TensorData):
+    """What the network says of a batch of images."""
+
+    estimate: Estimate
+    """theta; the camera's nine numbers are raw."""
+    features: Float[Tensor, "batch features"]
+    """What theta was regressed from."""
+    heatmaps: Float[Tensor, "batch joints rows columns"] | None = None
+    """Log-odds of each key point's pixel."""
+    coordinates: Float[Tensor, "batch 3 rows columns"] | None = None
+    """Rest position of the surface point each pixel shows, relative to the template's root (metres)."""
+
+
+class Pyramid(nn.Module):
+    """Features of all strides merged, coarse to fine, at the finest (Lin et al. 2017)."""
+
+    def __init__(self, channels: list[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(count, PYRAMID_WIDTH, 1) for count in channels)
+        self.smooth = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(PYRAMID_WIDTH, PYRAMID_WIDTH, 3, padding=1, bias=False),
+                nn.BatchNorm2d(PYRAMID_WIDTH),
+                nn.ReLU(inplace=True),
+            )
+            for _ in channels[1:]
+        )
+
+    def forward(self, stages: list[Tensor]) -> Float[Tensor, "batch channels rows columns"]:
+        merged = self.lateral[-1](stages[-1])
+        for level in reversed(range(len(stages) - 1)):
+            finer = self.lateral[level](stages[level])
+            merged = functional.interpolate(merged, size=finer.shape[-2:], mode="nearest")
+            merged = self.smooth[level](finer + merged)
+        return merged
+
+
+class PixelHeads(nn.Module):
+    """Heat maps and template coordinates of every pixel, and what they say at each joint."""
+
+    def __init__(self, joints: int) -> None:
+        super().__init__()
+        self.heatmaps = nn.Conv2d(PYRAMID_WIDTH, joints, 1)
+        self.coordinates = nn.Conv2d(PYRAMID_WIDTH, 3, 1)
+        self.local = nn.Conv2d(PYRAMID_WIDTH, LOCAL_WIDTH, 1)
+
+    def forward(self, pixels: Float[Tensor, "batch channels rows columns"]) -> tuple[Tensor, ...]:
+        """Heat maps, coordinates, and per image the evidence: all joints' means under their maps."""
+        heatmaps = self.heatmaps(pixels).float()
+        coordinates = self.coordinates(pixels).float()
+        rows, columns = (pixel_centres(count, heatmaps) for count in heatmaps.shape[-2:])
+        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+        # The coordinates learn from their labels only; as evidence they are detached.
+        evidence = torch.cat(
+            [
+                places.expand(len(pixels), -1, -1, -1),
+                coordinates.detach(),
+                self.local(pixels).float(),
+            ],
+            1,
+        )
+        likely = heatmaps.flatten(2).softmax(-1)
+        return heatmaps, coordinates, (likely @ evidence.flatten(2).mT).flatten(1)
+
+
+class Head(nn.Module):
+    """Features -> the numbers of theta, as departures from the rest pose before the camera."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, features: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+        layers: list[nn.Module] = []
+        for width in (features, HEAD_WIDTH):
+            layers += [
+                nn.Linear(width, HEAD_WIDTH),
+                nn.BatchNorm1d(HEAD_WIDTH),
+                nn.ReLU(inplace=True),
+                nn.Dropout(dropout),
+            ]
+        last = nn.Linear(HEAD_WIDTH, sum(_THETA.values()))
+        nn.init.normal_(last.weight, std=0.005)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch theta"]:
+        return self.layers((features - self.mean) / self.deviation)
+
+
+class Regressor(nn.Module):
+    """A ConvNet from person crops to theta. Build one with `build_network` or `load_network`."""
+
+    root: Tensor
+    rest_place: Tensor
+    rest_size: Tensor
+
+    def __init__(self, info: NetworkInfo, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.info = info
+        self.backbone = Backbone(info.backbone, pretrained=pretrained)
+        features = self.backbone.channels[-1]
+        self.pyramid: Pyramid | None = None
+        if info.auxiliary:
+            joints = len(joint_set(info.joints))
+            self.pyramid = Pyramid(self.backbone.pyramid_channels())
+            self.pixel_heads = PixelHeads(joints)
+            # The global feature is narrowed so that it cannot drown what was found at the joints.
+            self.summary = nn.Sequential(nn.Linear(features, 128), nn.ReLU(inplace=True))
+            features = 128 + joints * (2 + 3 + LOCAL_WIDTH)
+        self.head = Head(features)
+        for name, shape in (("root", 3), ("rest_place", 2), ("rest_size", ())):
+            self.register_buffer(name, torch.zeros(shape))
+
+    def forward(self, images: Float[Tensor, "batch 3 rows columns"]) -> Prediction:
+        """Images are RGB in [0, 1]; what the backbone subtracts and divides by is its own affair."""
+        stages = self.backbone(images)
+        features = stages[-1].mean((-1, -2))
+        heatmaps = coordinates = None
+        if self.pyramid is not None:
+            heatmaps, coordinates, evidence = self.pixel_heads(self.pyramid(stages))
+            features = torch.cat([self.summary(features).float(), evidence], 1)
+        features = features.float()
+        return Prediction(self.regress(features), features, heatmaps, coordinates)
+
+    def regress(self, features: Float[Tensor, "batch features"]) -> Estimate:
+        """Theta from the head's input, in full precision."""
+        with torch.autocast(features.device.type, enabled=False):
+            numbers = self.head(features)
+        pose, scales, matrix, root, size = numbers.split(list(_THETA.values()), -1)
+        facing = matrix.new_tensor(FACING_CAMERA)
+        camera = Camera(
+            facing + matrix.unflatten(-1, (3, 3)),
+            self.rest_place + root,
+            self.rest_size * (0.5 * size[:, 0]).exp(),
+        )
+        # The network says where the pelvis is; t belongs to the template's origin, which may be at
+        # the feet, where every turn of the body would move it.
+        turned = (camera.rotation() @ self.root)[:, :2]
+        translation = camera.translation - camera.scale[:, None] * turned
+        return Estimate(
+            BodyParameters((0.3 * scales).exp(), pose.unflatten(-1, (-1, 3))),
+            Camera(camera.matrix, translation, camera.scale),
+        )
+
+
+def build_network(
+    config: RegressorConfig, template: BodyTemplate, joints: str, *, seed: int = 0
+) -> Regressor:
+    """A network that answers the rest pose facing the camera, until it is trained.
+
+    `joints` names the joint set of the key points it will learn to find. Random weights depend on
+    `seed` alone.
+    """
+    info = NetworkInfo(
+        config.backbone,
+        config.size,
+        config.auxiliary,
+        joints,
+        template.name,
+        template.fingerprint,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Regressor(info, pretrained=config.pretrained)
+    rest = Estimate.rest(template, 1).camera
+    root = template.joints[0].cpu()
+    network.root.copy_(root)
+    network.rest_size.copy_(rest.scale[0])
+    turned = (rest.rotation()[0].cpu() @ root)[:2]
+    network.rest_place.copy_(rest.translation[0].cpu() + rest.scale[0].cpu() * turned)
+    return network.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def predict_dataset(
+    network: Regressor,
+    images: UInt8[Tensor, "people 3 size size"],
+    *,
+    device: torch.device | None = None,
+    batch: int = 256,
+) -> Estimate:
+    """Theta of every image, on the CPU; rotations are orthonormal and right-handed."""
+    where = device or next(network.parameters()).device
+    network = network.to(where)
+    was_training = network.training
+    network.eval()
+    found = []
+    for several in images.split(batch):
+        pixels = several.to(where).float().div(255).contiguous(memory_format=torch.channels_last)
+        with autocast(where):
+            estimate = network(pixels).estimate
+        found.append(_right_handed(estimate).to("cpu"))
+    network.train(was_training)
+    return concatenate(found)
+
+
+def save_network(network: Regressor, path: Path) -> None:
+    """Write the network and what it is about as one safetensors file; complete or not at all."""
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {"deformlearn": json.dumps(asdict(network.info))}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_network(path: Path) -> Regressor:
+    """The network that `save_network` wrote; any other file is an InputError."""
+    wanted = f"{path} is not a deformlearn network; give the network.safetensors of a run"
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            stored = (file.metadata() or {}).get("deformlearn")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        info = NetworkInfo(**json.loads(stored or ""))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        raise InputError(f"{wanted} ({error})") from error
+    if info.format != FORMAT:
+        raise InputError(f"{path} has format {info.format}; this version reads format {FORMAT}")
+    network = Regressor(info)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{wanted} (its weights do not fit {info.backbone})") from error
+    return network.to(memory_format=torch.channels_last).eval()
+
+
+def _right_handed(estimate: Estimate) -> Estimate:
+    """The same estimate with its nine numbers orthonormal, and never a reflection."""
+    rows = gram_schmidt(estimate.camera.matrix)
+    third = torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])
+    matrix = torch.stack([rows[..., 0, :], rows[..., 1, :], third], -2)
+    return replace(estimate, camera=replace(estimate.camera, matrix=matrix))

@@ -1,0 +1,181 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deformlearn import registration
+from deformlearn.config import PAPER_REGISTRATION, RegistrationConfig
+from deformlearn.estimate import Estimate, camera_joints, facing_share, project_points
+from deformlearn.metrics import joint_errors
+from deformlearn.registration import keep_best, quality_of, register
+from deformlearn.skeleton import JOINT_SETS
+
+EXACT = RegistrationConfig(depth_weight=10.0, joint_weight=0.001, scale_weight=10.0)
+
+
+def error_mm(template, estimate, truth):
+    joints = [1000 * camera_joints(template, value) for value in (estimate, truth)]
+    return joint_errors(*joints, JOINT_SETS["h36m17"], 4000.0).true_size
+
+
+def test_planted_people_are_found_again(template, planted):
+    truth, observations, crop = planted(template, 12)
+    estimate, quality = register(template, observations, crop, EXACT)
+    assert error_mm(template, estimate, truth).median() < 12
+    assert quality.reprojection_px.median() < 0.5
+    torch.testing.assert_close(
+        torch.linalg.det(estimate.camera.matrix), torch.ones(12), rtol=0, atol=1e-4
+    )
+
+
+def test_the_closed_form_start_finds_most_of_the_turn(template, planted):
+    truth, observations, crop = planted(template, 16)
+    config = replace(EXACT, stiff_steps=0, steps=1, learning_rate=1e-9)
+    turned = error_mm(template, register(template, observations, crop, config)[0], truth)
+    still = replace(config, orient=False)
+    assert (
+        turned.mean()
+        < 0.8 * error_mm(template, register(template, observations, crop, still)[0], truth).mean()
+    )
+
+
+def test_key_points_with_depths_are_enough_to_start_from(template, planted):
+    truth, observations, crop = planted(template, 16)
+    blind = replace(observations, point_weights=torch.zeros_like(observations.point_weights))
+    config = replace(EXACT, stiff_steps=0, steps=1, learning_rate=1e-9)
+    found = register(template, blind, crop, config)[0]
+    rest = Estimate.rest(template, 16)
+    lifted, still = (
+        (value.camera.matrix - truth.camera.rotation()).norm(dim=(1, 2)).median()
+        for value in (found, rest)
+    )
+    assert lifted < 0.7 * still
+
+
+def test_without_points_or_depths_the_key_points_alone_are_fitted(template, planted):
+    _, observations, crop = planted(template, 4)
+    blind = replace(
+        observations,
+        point_weights=torch.zeros_like(observations.point_weights),
+        depth_weights=torch.zeros_like(observations.depth_weights),
+    )
+    _, quality = register(template, blind, crop, RegistrationConfig())
+    assert quality.dense.abs().max() == 0
+    assert quality.reprojection_px.max() < 4
+
+
+def test_batch_size_and_order_change_nothing_but_rounding(template, planted):
+    _, observations, crop = planted(template, 7)
+    config = replace(EXACT, stiff_steps=5, steps=15)
+    whole, _ = register(template, observations, crop, config)
+    parts, _ = register(template, observations, crop, replace(config, batch=3))
+    back = torch.arange(6, -1, -1)
+    turned, _ = register(template, observations[back], crop[back], config)
+    for other in (parts, turned[back]):
+        torch.testing.assert_close(whole.body.pose, other.body.pose, rtol=1e-3, atol=1e-3)
+
+
+def test_padding_changes_nothing(template, planted):
+    _, observations, crop = planted(template, 3, points=40)
+
+    def padded(x, value):
+        return torch.cat([x, torch.full_like(x[:, :10], value)], 1)
+
+    longer = replace(
+        observations,
+        points=padded(observations.points, 55.0),
+        faces=padded(observations.faces, 0),
+        barycentric=padded(observations.barycentric, 0.3),
+        point_weights=padded(observations.point_weights, 0.0),
+    )
+    config = replace(EXACT, stiff_steps=5, steps=15)
+    first, quality = register(template, observations, crop, config)
+    second, padded_quality = register(template, longer, crop, config)
+    torch.testing.assert_close(first.body.pose, second.body.pose, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quality.facing, padded_quality.facing)
+
+
+def test_the_robust_term_resists_outliers_that_ruin_the_squared_one(template, planted):
+    truth, observations, crop = planted(template, 12)
+    points = observations.points.clone()
+    points[:, :10] = 1.5 * torch.rand(12, 10, 2, generator=torch.Generator().manual_seed(3)) - 0.5
+    spoiled = replace(observations, points=points)
+    robust, _ = register(template, spoiled, crop, EXACT)
+    squared, _ = register(template, spoiled, crop, replace(EXACT, robust=None))
+    robust_error, squared_error = (error_mm(template, e, truth).mean() for e in (robust, squared))
+    assert robust_error < 0.8 * squared_error
+
+
+def test_later_rounds_start_from_predictions(template, planted):
+    truth, observations, crop = planted(template, 6)
+    config = replace(EXACT, refit_learning_rate=1e-6)
+    near, quality = register(template, observations, crop, config, start=truth, steps=2)
+    assert error_mm(template, near, truth).max() < 1
+    assert quality.converged.all()
+
+
+def test_keep_best_never_makes_a_fit_worse(template, planted):
+    truth, observations, crop = planted(template, 6)
+    rest = Estimate.rest(template, 6)
+    poor = (rest, quality_of(template, rest, observations, crop, EXACT))
+    good = (truth, quality_of(template, truth, observations, crop, EXACT))
+    mixed_new = tuple(a.map(lambda x: x) for a in good)
+    kept, quality = keep_best(poor, mixed_new)
+    torch.testing.assert_close(kept.body.pose, truth.body.pose)
+    kept_back, quality_back = keep_best(good, poor)
+    torch.testing.assert_close(kept_back.body.pose, truth.body.pose)
+    assert (quality.loss <= poor[1].loss).all()
+    assert (quality_back.loss <= good[1].loss).all()
+
+
+def test_a_body_seen_from_inside_is_told_by_its_facing_share(template, planted):
+    truth, observations, _ = planted(template, 5, points=400)
+    everything = facing_share(template, truth, observations.faces, observations.point_weights)
+    assert (everything - 0.5).abs().max() < 0.15  # half of a closed surface faces any camera
+    corners = project_points(
+        template, truth, template.surface_points(observations.faces, observations.barycentric)
+    )
+    centres = project_points(template, truth, template.keypoints(JOINT_SETS["smpl24"]))
+    owner = template.weights[template.faces[observations.faces][..., 0]].argmax(-1)
+    behind = torch.gather(centres[..., 2], 1, owner)
+    near = (corners[..., 2] < behind).float()
+    assert facing_share(template, truth, observations.faces, near).min() > 0.75
+    mirror = replace(
+        truth,
+        camera=replace(
+            truth.camera, matrix=truth.camera.rotation() * torch.tensor([[1.0], [1], [-1]])
+        ),
+    )
+    assert mirror.camera.rotation().det().max() < 0
+
+
+def test_the_paper_settings_run_and_descend(template, planted):
+    _, observations, crop = planted(template, 4)
+    rest = Estimate.rest(template, 4)
+    before = quality_of(template, rest, observations, crop, PAPER_REGISTRATION).loss
+    _, after = register(template, observations, crop, PAPER_REGISTRATION)
+    assert (after.loss < 0.2 * before).all()
+
+
+def test_progress_counts_people(template, planted):
+    _, observations, crop = planted(template, 5)
+    seen = []
+    config = replace(EXACT, stiff_steps=1, steps=1, batch=2)
+    register(
+        template, observations, crop, config, progress=lambda done, of: seen.append((done, of))
+    )
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_nobody_to_register_is_refused(template, planted):
+    _, observations, crop = planted(template, 2)
+    with pytest.raises(ValueError, match="nothing to register"):
+        register(template, observations[:0], crop[:0], EXACT)
+
+
+def test_without_a_compiler_it_runs_eagerly_and_says_so_once(template, planted, monkeypatch):
+    _, observations, crop = planted(template, 2)
+    monkeypatch.setattr(registration.runtime, "has_compiler", lambda: False)
+    config = replace(EXACT, stiff_steps=1, steps=1, compile="always")
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        register(template, observations, crop, config)
