@@ -197,7 +197,7 @@ def test_foreign_files_and_missing_poses_are_refused(tmp_path):
     with pytest.raises(InputError, match="2D poses with all 17"):
         lifter.train(torch.zeros(3, 17, 2), torch.zeros(3, 17), "h36m17", SMALL)
     with pytest.raises(InputError, match="cannot read 2D poses"):
-        lifter.read_poses(path)
+        lifter.read_poses(path, "h36m17")
 
 
 def test_poses_of_a_file_are_read_with_gaps_marked(tmp_path):
@@ -206,12 +206,14 @@ def test_poses_of_a_file_are_read_with_gaps_marked(tmp_path):
     poses = np.zeros((4, 17, 2))
     poses[2, 5] = np.nan
     np.save(tmp_path / "poses.npy", poses)
-    keypoints, weights = lifter.read_poses(tmp_path / "poses.npy")
+    keypoints, weights = lifter.read_poses(tmp_path / "poses.npy", "h36m17")
     assert keypoints.isfinite().all()
     assert weights.sum() == 4 * 17 - 1
-    np.save(tmp_path / "flat.npy", poses[0])
+    np.save(tmp_path / "flat.npy", poses.reshape(4, 34))
+    flat, _ = lifter.read_poses(tmp_path / "flat.npy", "h36m17")
+    torch.testing.assert_close(flat, keypoints)
     with pytest.raises(InputError, match="must hold"):
-        lifter.read_poses(tmp_path / "flat.npy")
+        lifter.read_poses(tmp_path / "flat.npy", "skeleton25")
 
 
 def observe(poses):

@@ -19,14 +19,11 @@ from scipy.spatial import cKDTree
 
 from deformlearn.body import BodyTemplate
 from deformlearn.errors import InputError
-from deformlearn.skeleton import PARENTS, SEGMENTS
+from deformlearn.skeleton import PARENTS, SEGMENTS, mirrored_name
 
 _APART = 4.0
 """Distance between the planes that parts are put on, so that one tree searches them all: more than
 the diagonal of the unit square, so no point is nearer to another part's chart than to its own."""
-
-_CHUNK = 20_000
-"""Points searched at once; bounds the memory of a search."""
 
 _FLAT = ("wrist", "hand", "foot")
 """Segments flattened from two sides (palm and back) rather than unrolled: fingers and toes."""
@@ -103,12 +100,16 @@ class TriangleSearch:
 
     def __init__(self, triangles: Float[np.ndarray, "faces 3 3"]) -> None:
         self.triangles = triangles
+        self.normals = _normals(triangles)
         centres = triangles.mean(1)
-        self._tree = cKDTree(centres)
-        self._reach = np.linalg.norm(triangles - centres[:, None], axis=-1).max()
-        self.normals = np.cross(
-            triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
-        )
+        reach = np.linalg.norm(triangles - centres[:, None], axis=-1).max(-1)
+        # Triangles of a size are searched together: one long triangle would make the bound of
+        # `nearest` useless for all the small ones.
+        order = reach.argsort()
+        sizes = np.split(order, (len(order) * np.array([0.5, 0.8, 0.95, 0.99])).astype(int))
+        self._groups = [
+            (faces, cKDTree(centres[faces]), reach[faces[-1]]) for faces in sizes if len(faces)
+        ]
 
     def nearest(
         self,
@@ -123,36 +124,37 @@ class TriangleSearch:
         faces = np.zeros(len(points), np.int64)
         barycentric = np.tile([1.0, 0.0, 0.0], (len(points), 1))
         distance = np.full(len(points), np.inf)
-        for start in range(0, len(points), _CHUNK):
-            open_ = np.arange(start, min(start + _CHUNK, len(points)))
-            count = min(16, len(self.triangles))
-            while len(open_):
-                to_centre, candidates = self._tree.query(points[open_], k=np.arange(1, count + 1))
-                weights = barycentric_of_nearest(points[open_, None], self.triangles[candidates])
-                found = np.einsum("nkc,nkcd->nkd", weights, self.triangles[candidates])
-                apart = np.linalg.norm(found - points[open_, None], axis=-1)
+        for group, tree, reach in self._groups:
+            left, count = np.arange(len(points)), 4
+            while len(left):
+                count = min(count, len(group))
+                to_centre, near = tree.query(points[left], k=np.arange(1, count + 1))
+                # A triangle not among these has its centre farther away than the last of them, so
+                # its nearest point is at best that far less the reach of the group's triangles.
+                close = to_centre - reach < distance[left, None]
+                rows, columns = close.nonzero()
+                candidates = group[near[rows, columns]]
+                weights = barycentric_of_nearest(points[left[rows]], self.triangles[candidates])
+                found = np.einsum("kc,kcd->kd", weights, self.triangles[candidates])
+                apart = np.linalg.norm(found - points[left[rows]], axis=-1)
                 if directions is not None:
-                    along = np.einsum("nkd,nd->nk", self.normals[candidates], directions[open_])
+                    along = (self.normals[candidates] * directions[left[rows]]).sum(-1)
                     apart = np.where(along > 0, apart, np.inf)
-                best = apart.argmin(1)
-                rows = np.arange(len(open_))
-                distance[open_] = apart[rows, best]
-                faces[open_] = candidates[rows, best]
-                barycentric[open_] = weights[rows, best]
-                # A triangle not yet seen has its centre farther than the last candidate's, so no
-                # point of it can be nearer than that less the longest reach of any triangle.
-                if count == len(self.triangles):
-                    break
-                open_ = open_[distance[open_] > to_centre[:, -1] - self._reach]
-                count = min(count * 4, len(self.triangles)) if len(open_) < 2000 else count * 2
-                count = min(count, len(self.triangles))
+                # Best last, so that of several writes to a point its nearest stays.
+                best = np.argsort(-apart, kind="stable")
+                best = best[apart[best] < distance[left[rows[best]]]]
+                into = left[rows[best]]
+                faces[into], barycentric[into] = candidates[best], weights[best]
+                distance[into] = apart[best]
+                left = left[(distance[left] > to_centre[:, -1] - reach) & (count < len(group))]
+                count *= 4
         return faces, barycentric, distance
 
 
 def barycentric_of_nearest(
-    points: Float[np.ndarray, "*n 3"], triangles: Float[np.ndarray, "*n 3 3"]
-) -> Float[np.ndarray, "*n 3"]:
-    """Barycentric coordinates of the point of each triangle nearest to each point.
+    points: Float[np.ndarray, "n 3"], triangles: Float[np.ndarray, "n 3 3"]
+) -> Float[np.ndarray, "n 3"]:
+    """Barycentric coordinates of each triangle's point nearest to its point.
 
     Either the foot of the perpendicular, or the best of the three edges' nearest points. Degenerate
     triangles have no perpendicular and are their edges.
@@ -182,6 +184,13 @@ def barycentric_of_nearest(
     return weights
 
 
+def _normals(triangles: Float[np.ndarray, "*f 3 3"]) -> Float[np.ndarray, "*f 3"]:
+    """Unit normals; zero for degenerate triangles."""
+    a, b, c = triangles[..., 0, :], triangles[..., 1, :], triangles[..., 2, :]
+    normals = np.cross(b - a, c - a)
+    return normals / np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-300)
+
+
 def template_charts(template: BodyTemplate) -> Charts:
     """Charts of a 24-segment template: part i + 1 is the surface that segment i moves most.
 
@@ -201,11 +210,15 @@ def template_charts(template: BodyTemplate) -> Charts:
         if not len(mine):
             continue
         flip = np.array([-1.0 if segment.startswith("right_") else 1.0, 1.0, 1.0])
+        # Right parts are flattened as left ones seen in a mirror.
         triangles = (vertices[corners[mine]] - joints[index]) * flip
-        child = PARENTS.index(index) if index in PARENTS else None
-        bone = joints[index] - joints[PARENTS[index]] if child is None else joints[child] - joints[index]
-        flatten = _pressed if segment.partition("_")[2] in _FLAT else _unrolled
-        uv[mine], height[mine] = flatten(triangles, bone * flip, turned=flip[0] < 0)
+        start, end = _bone_ends(index)
+        bone = (joints[end] - joints[start]) * flip
+        if segment.partition("_")[2] in _FLAT:
+            flattened = _pressed(triangles, bone, _normals(vertices[corners[mine]]) * flip)
+        else:
+            flattened = _unrolled(triangles, bone)
+        uv[mine], height[mine] = flattened
     parts = _without_hidden(owner + 1, uv, height)
     return Charts(parts, np.where((parts > 0)[:, None, None], uv, 0.0), corners)
 
@@ -238,7 +251,7 @@ def read_densepose_charts(path: Path) -> Charts:
         and faces.max() <= len(u)
         and set(np.unique(parts)) == set(range(1, 25))
         and ids.min() >= 1
-        and 0 <= min(u.min(), v.min())
+        and min(u.min(), v.min()) >= 0
         and max(u.max(), v.max()) <= 1
     )
     if not sound:
@@ -270,7 +283,6 @@ def densepose_to_template(
     triangles = vertices[template.faces.cpu().numpy()]
     search = TriangleSearch(triangles)
     on_anny = np.einsum("sc,scd->sd", table_barycentric, triangles[table_faces])
-    normals = search.normals / np.linalg.norm(search.normals, axis=-1, keepdims=True).clip(1e-12)
 
     ok = np.isin(part, charts.parts[charts.parts > 0])
     faces = np.zeros(len(part), np.int64)
@@ -278,7 +290,7 @@ def densepose_to_template(
     chart_faces, blend = charts.chart_to_surface(part[ok], u[ok], v[ok])
     ids = charts.corners[chart_faces]
     points = np.einsum("nc,ncd->nd", blend, on_anny[ids])
-    outward = np.einsum("nc,ncd->nd", blend, normals[table_faces[ids]])
+    outward = np.einsum("nc,ncd->nd", blend, search.normals[table_faces[ids]])
     faces[ok], barycentric[ok], distance = search.nearest(points, outward)
     ok[ok] = distance < _FARTHEST
     return faces, barycentric, ok
@@ -301,6 +313,15 @@ def _smpl_table(
     return faces, barycentric
 
 
+def _bone_ends(segment: int) -> tuple[int, int]:
+    """From a joint to the child that goes on as it does (the trunk upwards); else from its parent."""
+    on_midline = [mirrored_name(name) == name for name in SEGMENTS]
+    for child, parent in enumerate(PARENTS):
+        if parent == segment and on_midline[child] == on_midline[segment]:
+            return segment, child
+    return PARENTS[segment], segment
+
+
 def _on_planes(
     uv: Float[np.ndarray, "*n 2"], part: Int[np.ndarray, "*m"]
 ) -> Float[np.ndarray, "*n 3"]:
@@ -310,20 +331,57 @@ def _on_planes(
 
 
 def _unrolled(
-    triangles: Float[np.ndarray, "f 3 3"], bone: Float[np.ndarray, "3"], *, turned: bool
+    triangles: Float[np.ndarray, "f 3 3"], bone: Float[np.ndarray, "3"]
 ) -> tuple[Float[np.ndarray, "f 3 2"], Float[np.ndarray, "f"]]:
-    """Cylinder coordinates about the bone in the unit square, and each face's distance from it."""
+    """Cylinder coordinates about the bone, and each face's distance from it (outer faces are seen)."""
     axis = bone / np.linalg.norm(bone)
-    # The seam is at the back; a bone that points forward has it below.
+    # The seam is at the back; under a bone that points forward.
     front = np.array([0.0, 0.0, 1.0]) if abs(axis[2]) < 0.8 else np.array([0.0, 1.0, 0.0])
     front = front - (front @ axis) * axis
     front = front / np.linalg.norm(front)
-    side = np.cross(axis, front)
-    del turned  # left-handed frames of mirrored triangles give mirrored angles by themselves
-    across, ahead = triangles @ side, triangles @ front
-    middle = np.arctan2(across.mean(1), ahead.mean(1))[:, None]
+    across, ahead = triangles @ np.cross(axis, front), triangles @ front
     # A triangle over the seam stays whole, sticking out on the side where its middle is.
+    middle = np.arctan2(across.mean(1), ahead.mean(1))[:, None]
     angle = np.arctan2(across, ahead)
     angle = angle - 2 * np.pi * np.round((angle - middle) / (2 * np.pi))
-    uv = np.stack([angle, triangles @ axis], -1)
-    return _to_unit_square(uv), np.hypot(across.mean(1), ahead.mean(1))
+    uv = _to_unit_square(np.stack([angle, triangles @ axis], -1))
+    return uv, np.hypot(across.mean(1), ahead.mean(1))
+
+
+def _pressed(
+    triangles: Float[np.ndarray, "f 3 3"],
+    bone: Float[np.ndarray, "3"],
+    outward: Float[np.ndarray, "f 3"],
+) -> tuple[Float[np.ndarray, "f 3 2"], Float[np.ndarray, "f"]]:
+    """Flat from two sides: the upper side (the back of the hand) has u < 1/2, the lower u > 1/2."""
+    points = triangles.reshape(-1, 3)
+    _, directions = np.linalg.eigh(np.cov(points.T))
+    up = directions[:, 0] * np.sign(directions[1, 0])  # the thin direction, upwards
+    along = bone - (bone @ up) * up
+    along = along / np.linalg.norm(along)
+    upper = outward @ up > 0
+    uv = _to_unit_square(np.stack([triangles @ np.cross(along, up), triangles @ along], -1))
+    # A narrow gap keeps the two sides' edges apart.
+    uv[..., 0] = 0.495 * uv[..., 0] + np.where(upper, 0.0, 0.505)[:, None]
+    return uv, (triangles.mean(1) @ up) * np.where(upper, 1, -1)
+
+
+def _to_unit_square(uv: Float[np.ndarray, "f 3 2"]) -> Float[np.ndarray, "f 3 2"]:
+    low, high = uv.min((0, 1)), uv.max((0, 1))
+    return (uv - low) / (high - low)
+
+
+def _without_hidden(
+    parts: Int[np.ndarray, "f"], uv: Float[np.ndarray, "f 3 2"], height: Float[np.ndarray, "f"]
+) -> Int[np.ndarray, "f"]:
+    """Parts, 0 for faces whose middle lies under another face of the same part."""
+    centres = uv.mean(1)
+    placed = _on_planes(centres, parts)
+    _, near = cKDTree(placed).query(placed, k=min(48, len(parts)))
+    triangles = uv[near]
+    edges = np.roll(triangles, -1, axis=2) - triangles
+    to_centre = centres[:, None, None] - triangles
+    turns = edges[..., 0] * to_centre[..., 1] - edges[..., 1] * to_centre[..., 0]
+    inside = (turns > 0).all(-1) | (turns < 0).all(-1)
+    above = (height[near] > height[:, None] + 1e-9) & (parts[near] == parts[:, None])
+    return np.where((inside & above).any(1), 0, parts)

@@ -141,7 +141,7 @@ class Training:
             for step, rows in enumerate(order[: steps * self.batch].split(self.batch)):
                 done = (self.epoch * steps + step) / (self.config.epochs * steps)
                 _set_rate(self.optimizer, peak * one_cycle(done))
-                examples = _examples(self.data[rows].to(device), self.template)
+                examples = training_examples(self.data[rows].to(device), self.template)
                 examples = augment(examples, self.template, self.config.augment, stream)
                 with autocast(device):
                     prediction = self.network(
@@ -297,7 +297,8 @@ def one_cycle(done: float) -> float:
     return end + (1 - end) * (1 + math.cos(math.pi * (done - warm) / (1 - warm))) / 2
 
 
-def _examples(data: TrainingSet, template: BodyTemplate) -> Examples:
+def training_examples(data: TrainingSet, template: BodyTemplate) -> Examples:
+    """The images as numbers, and their labels with the correspondences looked up on the template."""
     seen = data.observations
     surface = template.surface_points(seen.faces, seen.barycentric)
     return Examples(
@@ -328,7 +329,7 @@ def _cached_features(
     kept: list[Labels] = []
     for _ in range(config.head_views):
         for rows in torch.arange(len(data)).split(256):
-            examples = _examples(data[rows].to(device), template)
+            examples = training_examples(data[rows].to(device), template)
             examples = augment(examples, template, config.augment, stream)
             with autocast(device):
                 images = examples.images.contiguous(memory_format=torch.channels_last)

@@ -338,16 +338,23 @@ def load_lifter(path: Path) -> Lifter:
     return lifter.eval()
 
 
-def read_poses(poses: Path) -> tuple[Tensor, Tensor]:
-    """2D poses of an .npy file, (people, joints, 2) in pixels, and their weights (NaN is missing)."""
+def read_poses(poses: Path, joints: str) -> tuple[Tensor, Tensor]:
+    """2D poses of an .npy file and their weights; NaN is missing.
+
+    The file holds pixels as (people, joints, 2) or flat as (people, 2 joints), in the joint set's order.
+    """
     import numpy as np
 
     try:
         array = np.load(poses, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read 2D poses from {poses}: {error}") from error
-    if array.ndim != 3 or array.shape[2] < 2:
-        raise InputError(f"{poses} must hold (people, joints, 2) pixels, got {array.shape}")
-    keypoints = torch.from_numpy(array[..., :2].astype(np.float32))
+    count = len(joint_set(joints))
+    if array.shape[1:] not in ((count, 2), (2 * count,)) or array.dtype.kind not in "fiu":
+        raise InputError(
+            f"{poses} must hold numbers of shape (people, {count}, 2) for the joint set {joints!r}, "
+            f"got {array.shape} of {array.dtype}"
+        )
+    keypoints = torch.from_numpy(array.reshape(-1, count, 2).astype(np.float32))
     known = keypoints.isfinite().all(-1)
     return torch.where(known[..., None], keypoints, 0.0), known.float()

@@ -60,47 +60,50 @@ def rasterise(
     integer minimum, so the result never depends on the order of execution.
     """
     height, width = size
-    count = len(faces)
-    # 1/z, not z, is linear on the screen; its negative grows with z.
-    key = -1 / depth.clamp_min(_NEAR) if perspective else depth
-    corners = torch.cat([screen, key[..., None]], -1)[:, faces]
-    ax, ay, bx, by, cx, cy = corners[..., :2].flatten(0, 1).flatten(1).unbind(1)
+    count, people = len(faces), len(screen)
+    # Flat columns, and hidden faces dropped before anything else: most of the time goes by here.
+    first = torch.arange(people, device=faces.device)[:, None] * screen.shape[1]
+    x, y = screen.reshape(-1, 2).T.contiguous()
+    corners = [(corner + first).flatten() for corner in faces.unbind(1)]
+    ax, bx, cx = (x[corner] for corner in corners)
+    ay, by, cy = (y[corner] for corner in corners)
     area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    # An outward face runs counter-clockwise in space, hence clockwise where y points down.
+    visible = (area != 0) if both_sides else (area < 0)
+    if perspective:
+        in_front = depth.flatten() > _NEAR
+        for corner in corners:
+            visible &= in_front[corner]
+    kept = visible.nonzero()[:, 0]
+    ax, ay, bx, by, cx, cy = (column[kept] for column in (ax, ay, bx, by, cx, cy))
     left = _first_centre(torch.minimum(torch.minimum(ax, bx), cx))
     right = _last_centre(torch.maximum(torch.maximum(ax, bx), cx), width)
     top = _first_centre(torch.minimum(torch.minimum(ay, by), cy))
     bottom = _last_centre(torch.maximum(torch.maximum(ay, by), cy), height)
-    # An outward face runs counter-clockwise in space, hence clockwise where y points down.
-    visible = (area != 0) if both_sides else (area < 0)
-    visible &= (right >= left) & (bottom >= top)
-    if perspective:
-        visible &= (depth[:, faces] > _NEAR).all(-1).flatten()
-    kept = visible.nonzero()[:, 0]
+    covering = ((right >= left) & (bottom >= top)).nonzero()[:, 0]
+    kept = kept[covering]
+    ax, ay, bx, by, cx, cy = (column[covering] for column in (ax, ay, bx, by, cx, cy))
+    left, right, top, bottom = (column[covering] for column in (left, right, top, bottom))
 
     # Barycentric coordinates are affine on the screen: u = u0 + ux * column + uy * row, counted from
     # the face's own box so that no large numbers cancel.
-    ax, ay, bx, by, cx, cy, area = (x[kept] for x in (ax, ay, bx, by, cx, cy, area))
-    left, right, top, bottom = (x[kept] for x in (left, right, top, bottom))
-    x, y = left + 0.5, top + 0.5
+    area, x, y = area[kept], left + 0.5, top + 0.5
     columns = right - left + 1
-    plane = torch.stack(
-        [
-            ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area,
-            (by - cy) / area,
-            (cx - bx) / area,
-            ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area,
-            (cy - ay) / area,
-            (ax - cx) / area,
-            columns,
-        ],
-        1,
+    plane = (
+        ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area,
+        (by - cy) / area,
+        (cx - bx) / area,
+        ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area,
+        (cy - ay) / area,
+        (ax - cx) / area,
+        columns,
     )
 
     # One candidate per face and pixel of its box.
     boxes = (columns * (bottom - top + 1)).long()
     owner = torch.repeat_interleave(boxes)
     within = torch.arange(len(owner), device=screen.device) - (boxes.cumsum(0) - boxes)[owner]
-    u0, ux, uy, v0, vx, vy, columns = plane[owner].unbind(1)
+    u0, ux, uy, v0, vx, vy, columns = (column[owner] for column in plane)
     row = torch.floor((within + 0.5) / columns)
     column = within - row * columns
     u = u0 + ux * column + uy * row
@@ -112,17 +115,23 @@ def rasterise(
     image = torch.div(face, count, rounding_mode="floor")
     target = (image * height + row) * width + column
 
-    ka, kb, kc = corners[..., 2].flatten(0, 1)[face].unbind(1)
-    nearest = _nearest(target, kc + u * (ka - kc) + v * (kb - kc), len(screen) * height * width)
+    # 1/z, not z, is linear on the screen; its negative grows with z.
+    key = (-1 / depth.clamp_min(_NEAR) if perspective else depth).flatten()
+    ka, kb, kc = (key[corner[face]] for corner in corners)
+    nearest = _nearest(target, kc + u * (ka - kc) + v * (kb - kc), people * height * width)
     target, face, u, v = target[nearest], face[nearest], u[nearest], v[nearest]
-    image = torch.div(face, count, rounding_mode="floor")
-    face = face % count
     blend = torch.stack([u, v, 1 - u - v], 1).clamp_min(0)
-    corner_depth = depth[image[:, None], faces[face]]
+    corner_depth = depth.flatten()[torch.stack([corner[face] for corner in corners], 1)]
     if perspective:
         blend = blend / corner_depth
     blend = blend / blend.sum(1, keepdim=True)
-    return Fragments(image, target % (height * width), face, blend, (blend * corner_depth).sum(1))
+    return Fragments(
+        images=torch.div(face, count, rounding_mode="floor"),
+        pixels=target % (height * width),
+        faces=face % count,
+        barycentric=blend,
+        depth=(blend * corner_depth).sum(1),
+    )
 
 
 def interpolate(

@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 from importlib import metadata
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,12 +76,12 @@ _RANGES = {
     # Joints (6th ed.). White & Panjabi: Clinical Biomechanics of the Spine (2nd ed. 1990).
     "hip": (_FORWARD, _LEFT, (-30, 120), (-30, 45), (-45, 45)),  # AAOS
     "knee": (_BACK, _LEFT, (0, 150), (0, 0), (-40, 30)),  # Kapandji: turns only when bent
-    "ankle": (_UP, _LEFT, (-50, 20), (-10, 10), (-35, 15)),  # AAOS; dorsiflexion is positive
+    "ankle": (_UP, _LEFT, (-50, 30), (-20, 20), (-35, 15)),  # AAOS, Kapandji; positive is upwards
     "foot": (_DOWN, _LEFT, (-70, 45), (-5, 5), (0, 0)),  # AAOS, great toe
     "spine1": (_FORWARD, _LEFT, (-18, 30), (-10, 10), (-3, 3)),  # Kapandji: half the lumbar spine
     "spine2": (_FORWARD, _LEFT, (-18, 30), (-10, 10), (-3, 3)),  # the other half
     "spine3": (_FORWARD, _LEFT, (-25, 45), (-20, 20), (-35, 35)),  # Kapandji: thoracic spine
-    "neck": (_FORWARD, _LEFT, (-50, 30), (-35, 35), (-40, 40)),  # Kapandji less the head's share
+    "neck": (_FORWARD, _LEFT, (-50, 20), (-35, 35), (-40, 40)),  # Kapandji less the head's share
     "head": (_FORWARD, _LEFT, (-25, 20), (-10, 10), (-45, 45)),  # White & Panjabi: C0 to C2
     "collar": (_FORWARD, _UP, (-20, 20), (-10, 45), (-20, 50)),  # Kapandji, sternoclavicular
     "shoulder": (_FORWARD, _LEFT_UP, (-60, 180), (-50, 180), (-90, 70)),  # AAOS
@@ -244,13 +243,6 @@ def joint_limits(
     return torch.stack(all_axes), torch.stack(all_ranges)
 
 
-def unknown_limits(joints: Float[Tensor, "joints 3"]) -> tuple[Tensor, Tensor]:
-    """Axes and infinite ranges, for a rig that is not a human's 24 segments."""
-    count = len(joints) - 1
-    ranges = joints.new_tensor([-inf, inf]).expand(count, 3, 2)
-    return torch.eye(3, dtype=joints.dtype).expand(count, 3, 3).clone(), ranges.clone()
-
-
 def save(template: BodyTemplate, path: Path) -> None:
     """Write a template file (safetensors); readers see the whole file or none."""
     tensors = {key: getattr(template, key) for key in _TENSORS}
@@ -317,7 +309,7 @@ def _anny_label(name: str, segment: str) -> str:
 
 def _owners(labels: list[str], parents: list[int]) -> Int[Tensor, "bones"]:
     """The segment of every bone: its own, or its nearest listed ancestor's."""
-    listed = {}
+    listed: dict[str, int] = {}
     for index, segment in enumerate(SEGMENTS):
         joint = segment.removeprefix("left_").removeprefix("right_")
         beside = [bone for bone, with_joint in _SAME_JOINT.items() if with_joint == joint]

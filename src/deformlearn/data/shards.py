@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
+from deformlearn.data.soundness import Rejected, problems
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.observations import Observations
@@ -123,6 +125,8 @@ class People:
     subjects: list[str]
     actions: list[str]
     cameras: list[str]
+    rejected: list[Rejected] = field(default_factory=list)
+    """Rows and shards that could not be used."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -164,6 +168,15 @@ def read_info(folder: Path) -> DatasetInfo:
 
 def write_rows(folder: Path, split: str, shard: int, rows: Sequence[Row]) -> Path:
     """Write one shard of observations; complete or not at all."""
+    return _write_table(folder / "observations" / f"{split}-{shard:05d}.parquet", _table(rows))
+
+
+def people_of(rows: Sequence[Row], info: DatasetInfo) -> People:
+    """Rows as people in memory, without a file in between; they must be sound."""
+    return _people(_table(rows), info, [])
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
     columns = {name: [] for name in OBSERVATION_SCHEMA.names}
     for row in rows:
         values = {
@@ -189,10 +202,7 @@ def write_rows(folder: Path, split: str, shard: int, rows: Sequence[Row]) -> Pat
         }
         for name, value in values.items():
             columns[name].append(value)
-    return _write_table(
-        folder / "observations" / f"{split}-{shard:05d}.parquet",
-        pa.table(columns, schema=OBSERVATION_SCHEMA),
-    )
+    return pa.table(columns, schema=OBSERVATION_SCHEMA)
 
 
 def write_truth(folder: Path, split: str, shard: int, rows: Sequence[TruthRow]) -> Path:
@@ -229,13 +239,38 @@ def shards(folder: Path, kind: str, split: str) -> list[Path]:
     return paths
 
 
-def read_people(folder: Path, split: str) -> People:
-    """All people of a split, without pixels. Rows must be sound: run `check` on foreign data."""
+def read_people(folder: Path, split: str, template: BodyTemplate | None = None) -> People:
+    """All sound people of a split, without pixels; the others are named in `rejected`.
+
+    With a template, one that the data set was not made for is refused and faces are checked.
+    A split without a single sound row is an InputError.
+    """
     info = read_info(folder)
+    if template is not None and info.fingerprint != template.fingerprint:
+        raise InputError(
+            f"{folder} was made for the template {info.template!r} ({info.fingerprint}), "
+            f"not for {template.name!r} ({template.fingerprint}); load the template it names"
+        )
     columns = [name for name in OBSERVATION_SCHEMA.names if name not in ("image", "image_path")]
-    table = pa.concat_tables(
-        read_table(path, columns) for path in shards(folder, "observations", split)
-    )
+    tables, rejected = [], []
+    for path in shards(folder, "observations", split):
+        try:
+            table = read_table(path, columns)
+        except InputError as error:
+            rejected.append(Rejected(path.name, str(error)))
+            continue
+        bad = problems(table, info.joints, None if template is None else len(template.faces))
+        for row, reason in sorted(bad.items()):
+            key = table["key"][row].as_py()
+            rejected.append(Rejected(f"{path.name} row {row} ({key})", reason))
+        tables.append(table.take([row for row in range(len(table)) if row not in bad]))
+    if not any(len(table) for table in tables):
+        first = f"; {rejected[0].where}: {rejected[0].reason}" if rejected else ""
+        raise InputError(f"{folder} has no usable row in the split {split!r}{first}")
+    return _people(pa.concat_tables(tables), info, rejected)
+
+
+def _people(table: pa.Table, info: DatasetInfo, rejected: list[Rejected]) -> People:
     x, y = _padded(table, "point_x"), _padded(table, "point_y")
     u, v = _padded(table, "point_u"), _padded(table, "point_v")
     crop = Crop(
@@ -257,16 +292,30 @@ def read_people(folder: Path, split: str) -> People:
     )
     texts = {name: table[name].to_pylist() for name in ("key", "subject", "action", "camera")}
     return People(
-        texts["key"], observations, crop, texts["subject"], texts["action"], texts["camera"]
+        texts["key"],
+        observations,
+        crop,
+        texts["subject"],
+        texts["action"],
+        texts["camera"],
+        rejected,
     )
 
 
-def read_truth(folder: Path, split: str) -> Truth:
-    """3D truth of a split; for evaluation only."""
+def read_truth(folder: Path, split: str, keys: Sequence[str] | None = None) -> Truth:
+    """3D truth of a split, of the people named by `keys` in their order; for evaluation only."""
     info = read_info(folder)
     table = pa.concat_tables(
         read_table(path, TRUTH_SCHEMA.names) for path in shards(folder, "truth", split)
     )
+    if keys is not None:
+        place = {key: row for row, key in enumerate(table["key"].to_pylist())}
+        missing = [key for key in keys if key not in place]
+        if missing:
+            raise InputError(
+                f"{folder} has no truth for {len(missing)} people of {split!r}, {missing[0]!r} first"
+            )
+        table = table.take([place[key] for key in keys])
     landmarks = _padded(table, "landmarks_mm").unflatten(-1, (len(info.landmarks), 3))
     vertices = None
     if table["vertices_tenth_mm"].null_count == 0:
@@ -274,11 +323,23 @@ def read_truth(folder: Path, split: str) -> Truth:
     return Truth(table["key"].to_pylist(), info.landmarks, landmarks, vertices)
 
 
-def read_images(folder: Path, split: str) -> Iterator[tuple[str, bytes | None, str]]:
-    """Key, encoded crop (or None) and image path of every person of a split."""
+def read_images(
+    folder: Path, split: str, keys: Sequence[str] | None = None
+) -> Iterator[tuple[str, bytes | None, str]]:
+    """Key, encoded crop (or None) and image path of every person, or of those named by `keys`.
+
+    The order is the shards'; `keys` only leaves out. A shard that cannot be read is passed over, as
+    `read_people` passes over it.
+    """
+    wanted = None if keys is None else set(keys)
     for path in shards(folder, "observations", split):
-        table = read_table(path, ["key", "image", "image_path"])
-        yield from zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+        try:
+            table = read_table(path, ["key", "image", "image_path"])
+        except InputError:
+            continue
+        for row in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+            if wanted is None or row[0] in wanted:
+                yield row
 
 
 def read_table(path: Path, columns: list[str]) -> pa.Table:

@@ -1,0 +1,141 @@
+"""The paper's Fig. 2: errors over the rounds, as a PNG and as an SVG that takes on a page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from deformlearn.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, SOFT, GRID, FIT, NET = "#1d2430", "#667085", "#dfe3e8", "#0e7490", "#c2410c"
+"""Text, secondary text, grid lines, registration (train) and regressor (test)."""
+
+_VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", FIT: "fit", NET: "net"}
+"""The page's CSS variable for each colour: an inline chart follows its light and dark."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """MPJPE by round, or one level that belongs to no round."""
+
+    name: str
+    split: str
+    by_round: dict[int, float]
+    """Millimetres; the key 0 alone is a level."""
+    ours: bool
+    """Drawn in full; all others are for comparison."""
+
+    @property
+    def is_level(self) -> bool:
+        return set(self.by_round) == {0}
+
+
+def curve_png(lines: Sequence[Line]) -> bytes:
+    """Fig. 2 on white."""
+    buffer = io.BytesIO()
+    draw_curve(lines, wide=True).savefig(buffer, format="png", dpi=200, facecolor="white")
+    return buffer.getvalue()
+
+
+def curve_svg(lines: Sequence[Line], *, wide: bool) -> str:
+    """Fig. 2 as an <svg> element to stand in a page: its text is text, in the page's colours."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # Two charts on a page must not share names of clip paths and glyphs.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "wide" if wide else "narrow"}):
+        draw_curve(lines, wide=wide).savefig(buffer, format="svg", transparent=True)
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", drawn, count=5)
+    for colour, name in _VARIABLES.items():
+        drawn = drawn.replace(colour, f"var(--{name})")
+    return re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", drawn)
+
+
+def draw_curve(lines: Sequence[Line], *, wide: bool) -> Figure:
+    """Fig. 2: round across, raw MPJPE up from zero; every line is named where it ends."""
+    from matplotlib.figure import Figure
+
+    if not lines:
+        raise InputError("this run has measured no error in mm; there is no curve to draw")
+    size, text = ((8.8, 4.2), 9.5) if wide else ((3.9, 4.6), 9.0)
+    figure = Figure(figsize=size)
+    axes = figure.add_axes((0.045, 0.09, 0.61, 0.82) if wide else (0.085, 0.08, 0.5, 0.85))
+    last = max(max(line.by_round) for line in lines) or 1
+    top = 1.1 * max(max(line.by_round.values()) for line in lines)
+    edge = last + (0.15 if wide else 0.25)
+    axes.set(xlim=(0.75, edge), ylim=(0, top), xticks=range(1, last + 1))
+    axes.set_xticklabels([f"round {r}" if wide else str(r) for r in range(1, last + 1)])
+    axes.set_title(
+        f"MPJPE, mm (raw){'' if wide else ', by round'}", loc="left", fontsize=text, color=SOFT
+    )
+    axes.tick_params(length=0, labelsize=text, labelcolor=SOFT, pad=6)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    ends = [_draw_line(axes, line, edge, text) for line in lines]
+
+    # Names stand beside the plot, as near to the end of their line as their neighbours allow.
+    mm_per_point = top / (axes.get_position().height * size[1] * 72)
+    gap = (1.4 if wide else 2.5) * text * mm_per_point
+    reach = edge + (0.04 if wide else 0.08) * edge
+    places = _spread([height for _, height, _ in ends], gap)
+    for line, (x, height, colour), at in zip(lines, ends, places, strict=True):
+        leader = {"color": colour, "linewidth": 0.6, "clip_on": False}
+        axes.plot([x, edge, reach], [height, height, at], **leader)
+        label = f"{height:.0f}  {line.name} ({line.split})"
+        axes.annotate(
+            label if wide else textwrap.fill(label, 21),
+            (reach, at),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=text,
+            color=colour,
+            weight="bold" if line.ours else "normal",
+            annotation_clip=False,
+        )
+    return figure
+
+
+def _draw_line(axes: Any, line: Line, edge: float, text: float) -> tuple[float, float, str]:
+    """Draw one line or level; where it ends (round, mm), and its colour."""
+    colour = FIT if line.split == "train" else NET
+    if line.is_level:
+        level = line.by_round[0]
+        colour = colour if line.name.startswith("control") else SOFT
+        axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)))
+        return edge, level, colour
+    rounds, heights = zip(*sorted(line.by_round.items()), strict=True)
+    style: dict[str, Any] = {"linewidth": 2.4, "markersize": 6.5}
+    if not line.ours:
+        style = {"linewidth": 1.3, "markersize": 4, "linestyle": (0, (1, 1.5))}
+    axes.plot(rounds, heights, "o-", color=colour, clip_on=False, **style)
+    for x, height in list(zip(rounds, heights, strict=True))[:-1] if line.ours else ():
+        above = {"textcoords": "offset points", "ha": "center", "fontsize": text}
+        axes.annotate(f"{height:.0f}", (x, height), (0, 9), color=colour, weight="bold", **above)
+    return rounds[-1], heights[-1], colour
+
+
+def _spread(wanted: Sequence[float], gap: float) -> Float[np.ndarray, "labels"]:
+    """Positions at least `gap` apart and above zero, each near the wanted one, in the same order."""
+    order = np.argsort(wanted, kind="stable")
+    placed = np.asarray(wanted, dtype=float)[order]
+    for _ in range(400):
+        push = np.maximum(gap - np.diff(placed), 0) / 2
+        placed[:-1] -= push
+        placed[1:] += push
+    placed += max(0.0, gap / 2 - placed[0])
+    return placed[np.argsort(order, kind="stable")]

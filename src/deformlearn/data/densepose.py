@@ -1,0 +1,249 @@
+"""DensePose predictions (IUV and INDS images) as rows of our data set.
+
+The files are those of Facebook's DensePose tools: `*_IUV.png` holds part, U and V of every pixel,
+`*_INDS.png` the number of the person it belongs to.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from deformlearn.body import BodyTemplate
+from deformlearn.charts import Charts, densepose_to_template
+from deformlearn.data.shards import Row
+from deformlearn.errors import InputError
+from deformlearn.skeleton import joint_set
+
+PARTS = 24
+"""DensePose's parts are numbered 1..24; 0 is background."""
+
+_MARGIN = 0.1
+"""A crop is this much larger than the longer side of the person's box."""
+
+_FEW_PARTS = 12
+"""A person of whom fewer parts are seen is called partly hidden (a whole one shows 14 to 22)."""
+
+
+@dataclass(frozen=True)
+class DetectedPerson:
+    """One person of an IUV image."""
+
+    index: int
+    """The person's number in the INDS image (rank by ascending detection score)."""
+    pixels: Int[np.ndarray, "n 2"]
+    """x and y of the person's pixels; the centre of pixel (x, y) is (x + 0.5, y + 0.5)."""
+    part: Int[np.ndarray, "n"]
+    u: Float[np.ndarray, "n"]
+    v: Float[np.ndarray, "n"]
+    usable: bool
+    """Large enough to be registered."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: too small, cut by the frame, partly hidden."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom (source pixels)."""
+        left, top = self.pixels.min(0).astype(float).tolist()
+        right, bottom = (self.pixels.max(0) + 1.0).tolist()
+        return left, top, right, bottom
+
+
+def read_iuv(
+    iuv_png: Path, inds_png: Path | None, photo: Path, *, min_pixels: int = 1500
+) -> list[DetectedPerson]:
+    """Every person of a DensePose prediction, by ascending detection score; some may not be usable.
+
+    IUV files are written by OpenCV (blue first), so the part is the third channel as read here; files
+    with the part first are told apart by its values. In INDS the lowest-scored person has the
+    number 0, as background has: they are the pixels with a part but number 0. Without INDS all
+    pixels are one person. People of at most `min_pixels` pixels are returned with `usable` false.
+
+    Unreadable, mismatched or ambiguous files and images without people are InputErrors.
+    """
+    size = _photo_size(photo)
+    iuv = _read_image(iuv_png, "IUV", "RGB")
+    _require_size(iuv_png, iuv, photo, size)
+    part_channel = _part_channel(iuv, iuv_png)
+    part, u, v = iuv[..., part_channel], iuv[..., 1], iuv[..., 2 - part_channel]
+    if inds_png is None:
+        person = np.zeros_like(part)
+    else:
+        person = _read_image(inds_png, "INDS", "L")
+        _require_size(inds_png, person, photo, size)
+
+    people = []
+    for index in np.unique(person[part > 0]).tolist():
+        y, x = np.nonzero((part > 0) & (person == index))
+        pixels = np.stack([x, y], -1)
+        notes, usable = _notes(pixels, part[y, x], size, min_pixels)
+        people.append(
+            DetectedPerson(
+                index,
+                pixels,
+                part[y, x].astype(np.int64),
+                u[y, x] / 255.0,
+                v[y, x] / 255.0,
+                usable,
+                notes,
+            )
+        )
+    return people
+
+
+def people_rows(
+    people: Sequence[DetectedPerson],
+    photo: Path,
+    charts: Charts,
+    template: BodyTemplate,
+    *,
+    points: int = 400,
+    seed: int = 0,
+) -> list[Row]:
+    """One row for each usable person: up to `points` of its pixels and where they lie on Anny.
+
+    A pixel is drawn with a chance of 1 / sqrt(pixels of its part): small parts get more points than
+    their area, large parts still the most. The same seed draws the same pixels of a person whatever
+    other people there are. Key points are of the set `coco17`, all missing.
+    """
+    keypoints = len(joint_set("coco17"))
+    rows = []
+    for person in people:
+        if not person.usable:
+            continue
+        random = np.random.default_rng([seed, person.index])
+        chance = 1 / np.sqrt(np.bincount(person.part)[person.part])
+        count = min(points, len(person.part))
+        chosen = random.choice(len(chance), count, replace=False, p=chance / chance.sum())
+        chosen.sort()
+        faces, barycentric, ok = densepose_to_template(
+            charts, template, person.part[chosen], person.u[chosen], person.v[chosen]
+        )
+        left, top, right, bottom = person.box
+        half = max(right - left, bottom - top) / 2 * (1 + _MARGIN)
+        rows.append(
+            Row(
+                key=f"{Path(photo).stem}-{person.index:02d}",
+                crop=((left + right) / 2, (top + bottom) / 2, half),
+                points=person.pixels[chosen][ok] + 0.5,
+                faces=faces[ok],
+                barycentric=barycentric[ok],
+                point_weights=np.ones(int(ok.sum())),
+                keypoints=np.zeros((keypoints, 2)),
+                keypoint_weights=np.zeros(keypoints),
+                image_path=str(Path(photo).absolute()),
+            )
+        )
+    return rows
+
+
+def halve_points(row: Row, seed: int) -> tuple[Row, Row]:
+    """The row with one random half of its points, and with the other half."""
+    order = np.random.default_rng(seed).permutation(len(row.points))
+    first, second = (np.sort(half) for half in np.array_split(order, 2))
+    return _with_points(row, first), _with_points(row, second)
+
+
+def _with_points(row: Row, chosen: Int[np.ndarray, "n"]) -> Row:
+    return replace(
+        row,
+        points=row.points[chosen],
+        faces=row.faces[chosen],
+        barycentric=row.barycentric[chosen],
+        point_weights=row.point_weights[chosen],
+    )
+
+
+def _notes(
+    pixels: Int[np.ndarray, "n 2"],
+    part: UInt8[np.ndarray, "n"],
+    size: tuple[int, int],
+    min_pixels: int,
+) -> tuple[tuple[str, ...], bool]:
+    """What a user should know of a person, and whether it is large enough."""
+    notes = []
+    usable = len(pixels) > min_pixels
+    if not usable:
+        notes.append(f"skipped: {len(pixels)} pixels, more than {min_pixels} are needed")
+    if (pixels.min(0) == 0).any() or (pixels.max(0) + 1 == size).any():
+        notes.append("cut by the frame")
+    seen = len(np.unique(part))
+    if seen < _FEW_PARTS:
+        notes.append(f"partly hidden: {seen} of {PARTS} parts are seen")
+    return tuple(notes), usable
+
+
+def _part_channel(iuv: UInt8[np.ndarray, "h w 3"], path: Path) -> int:
+    """The channel that holds parts: 2 as OpenCV writes it, or 0."""
+    highest = iuv.max((0, 1)).tolist()
+    if max(highest) == 0:
+        raise InputError(f"{path} shows no person: every pixel is background")
+    marked = iuv.any(-1)
+    could_be = [
+        channel
+        for channel in (2, 0)
+        if highest[channel] <= PARTS and (iuv[..., channel] > 0)[marked].all()
+    ]
+    if not could_be:
+        raise InputError(
+            f"{path} is not an IUV image: neither its first nor its third channel holds part numbers "
+            f"1..{PARTS} on the people and 0 elsewhere (the channels go up to {highest}); "
+            f"give DensePose's own PNG, not a JPEG and not a visualisation"
+        )
+    if len(could_be) == 2:
+        raise InputError(
+            f"{path} is ambiguous: its first and its third channel could both be part numbers; "
+            f"write it again as OpenCV does (blue = part, green = U, red = V)"
+        )
+    return could_be[0]
+
+
+def _photo_size(photo: Path) -> tuple[int, int]:
+    """Width and height of a photograph that can be read to its end and stands upright."""
+    image = _open_image(photo, "photo")
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        raise InputError(
+            f"photo {photo} is stored turned (EXIF orientation), so its pixels and the IUV's may "
+            f"not match; save it upright without the tag and run DensePose on that"
+        )
+    return image.size
+
+
+def _read_image(path: Path, what: str, mode: str) -> UInt8[np.ndarray, "h w ..."]:
+    image = _open_image(path, what)
+    if image.mode != mode:
+        wanted = "three 8-bit channels" if mode == "RGB" else "one 8-bit channel"
+        raise InputError(
+            f"{what} image {path} has mode {image.mode}; wanted {wanted} as DensePose writes it"
+        )
+    return np.asarray(image)
+
+
+def _open_image(path: Path, what: str) -> Image.Image:
+    """An image decoded to its end; missing, foreign and truncated files are InputErrors."""
+    if not Path(path).is_file():
+        raise InputError(f"{what} image {path} does not exist")
+    try:
+        image = Image.open(io.BytesIO(Path(path).read_bytes()))
+        image.load()
+    except UnidentifiedImageError as error:
+        raise InputError(f"{what} image {path} is not an image file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{what} image {path} cannot be read to its end ({error})") from error
+    return image
+
+
+def _require_size(
+    path: Path, image: UInt8[np.ndarray, "h w ..."], photo: Path, size: tuple[int, int]
+) -> None:
+    if image.shape[1::-1] != size:
+        raise InputError(
+            f"{path} is {image.shape[1]}x{image.shape[0]} pixels but the photo {photo} is "
+            f"{size[0]}x{size[1]}; give the photo that DensePose was run on, at the same size"
+        )

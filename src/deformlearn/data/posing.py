@@ -1,0 +1,397 @@
+"""The Anny rig as a puppet: bodies of a given build, forward kinematics, reaching with arms and legs.
+
+Everything is in template axes (y up, facing +z, the person's left at +x), in metres, one person at a
+time. Rotations are relative to the parent, in those same axes: with all of them the identity, the
+body stands in Anny's own A-pose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from deformlearn.skeleton import SEGMENTS
+from deformlearn.templates import ANNY_BONES, anny_model
+
+ANNY_TO_TEMPLATE = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+"""Anny's axes (z up, facing -y) to ours."""
+
+SIDES = (("L", 1.0), ("R", -1.0))
+"""Suffix of a side's bones, and the sign of x on that side."""
+
+SEGMENT_BONES = tuple(
+    ANNY_BONES[name.removeprefix("left_").removeprefix("right_")]
+    + (".L" if name.startswith("left_") else ".R" if name.startswith("right_") else "")
+    for name in SEGMENTS
+)
+"""The Anny bone at which each of the 24 segments begins."""
+
+LEFT, UP, FORWARD = np.eye(3)
+
+_YEARS = ((18.0, 0.77), (64.0, 0.83), (110.0, 1.0))
+"""Years of age and Anny's age parameter (anny.shape_distribution, calibrated to WHO data)."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a body is like; each parameter but the age in Anny's range [0, 1]."""
+
+    years: float
+    """Age; at least 18."""
+    gender: float
+    """0 is Anny's man, 1 its woman."""
+    muscle: float
+    weight: float
+    height: float
+    proportions: float
+
+    def __post_init__(self) -> None:
+        if self.years < 18:
+            raise ValueError(f"synthetic people are adults (18 years or more), got {self.years}")
+
+    def phenotype(self) -> dict[str, float]:
+        """Anny's phenotype arguments."""
+        years, parameters = zip(*_YEARS, strict=True)
+        return {
+            "age": float(np.interp(self.years, years, parameters)),
+            "gender": self.gender,
+            "muscle": self.muscle,
+            "weight": self.weight,
+            "height": self.height,
+            "proportions": self.proportions,
+        }
+
+
+def random_build(random: np.random.Generator) -> Build:
+    """A body of a random adult; heights come out between about 1.5 and 2.0 m."""
+    return Build(
+        years=random.uniform(18, 80),
+        gender=random.uniform(),
+        muscle=random.uniform(0.25, 0.85),
+        weight=random.uniform(0.2, 0.85),
+        height=float(np.clip(random.normal(0.5, 0.1), 0.28, 0.72)),
+        proportions=random.uniform(0.2, 0.9),
+    )
+
+
+class Rig:
+    """Anny's bones, mesh and skinning weights; makes bodies and poses them."""
+
+    def __init__(self) -> None:
+        model = anny_model().to(torch.float32)
+        model.set_skinning_method("lbs")
+        self._model = model
+        self.labels: tuple[str, ...] = tuple(model.bone_labels)
+        self.parents: tuple[int, ...] = tuple(model.bone_parents)
+        self.index = {label: bone for bone, label in enumerate(self.labels)}
+        self.faces = model.faces.long()
+        self.weights = model.dense_vertex_bone_weights
+        self._owner = self.weights.argmax(1).numpy()
+        self._identity = torch.eye(4).expand(1, len(self.labels), 4, 4)
+
+    def owned_by(self, names: tuple[str, ...]) -> np.ndarray:
+        """Indices of the vertices that follow most a bone whose label begins with one of `names`."""
+        bones = [bone for bone, label in enumerate(self.labels) if label.startswith(names)]
+        return np.isin(self._owner, bones).nonzero()[0]
+
+    @torch.no_grad()
+    def body(self, build: Build) -> RestBody:
+        """A person of this build, at rest."""
+        coefficients = self._model.get_phenotype_blendshape_coefficients(**build.phenotype())
+        rest = self._model.get_rest_model(coefficients)
+        _, bones = self._model.get_bone_transforms(self._identity, rest["rest_bone_poses"])
+        heads = bones[0, :, :3, 3].double().numpy() @ ANNY_TO_TEMPLATE.T
+        return RestBody(self, rest, heads)
+
+    @torch.no_grad()
+    def skin(
+        self, body: RestBody, rotations: Float[np.ndarray, "bones 3 3"]
+    ) -> tuple[Float[torch.Tensor, "vertices 3"], Float[torch.Tensor, "bones 3"]]:
+        """Vertices and bone heads of the posed body."""
+        pose = self._identity.clone()
+        turned = ANNY_TO_TEMPLATE.T @ rotations @ ANNY_TO_TEMPLATE
+        pose[0, :, :3, :3] = torch.from_numpy(turned).float()
+        transforms, bones = self._model.get_bone_transforms(pose, body.rest["rest_bone_poses"])
+        vertices = self._model.get_skinned_vertices(
+            bone_transforms=transforms, rest_vertices=body.rest["rest_vertices"]
+        )
+        axes = torch.from_numpy(ANNY_TO_TEMPLATE).float()
+        return vertices[0] @ axes.T, bones[0, :, :3, 3] @ axes.T
+
+
+@dataclass(frozen=True, eq=False)
+class RestBody:
+    """One person before posing."""
+
+    rig: Rig
+    rest: dict[str, torch.Tensor]
+    """Anny's own description of the person at rest."""
+    heads: Float[np.ndarray, "bones 3"]
+    """Where each bone begins in the A-pose."""
+
+    def vertices(self) -> Float[np.ndarray, "vertices 3"]:
+        """The resting mesh."""
+        return self.rest["rest_vertices"][0].numpy() @ ANNY_TO_TEMPLATE.T.astype(np.float32)
+
+    @property
+    def size(self) -> float:
+        """Length of a leg relative to an average one: what distances between body parts scale with."""
+        hip, knee, ankle = (self.head(bone) for bone in _LEG_BONES["L"])
+        return (length(knee - hip) + length(ankle - knee)) / 0.91
+
+    def head(self, bone: str) -> Float[np.ndarray, "3"]:
+        return self.heads[self.rig.index[bone]]
+
+
+_LEG_BONES = {
+    side: (f"upperleg01.{side}", f"lowerleg01.{side}", f"foot.{side}") for side, _ in SIDES
+}
+_ARM_BONES = {
+    side: (f"upperarm01.{side}", f"lowerarm01.{side}", f"wrist.{side}") for side, _ in SIDES
+}
+_SPINE = ("spine05", "spine04", "spine03", "spine02", "spine01")
+_NECK = ("neck01", "neck02", "neck03", "head")
+
+
+class Puppet:
+    """A pose being made: set joints by angle or by where a hand or foot should go."""
+
+    def __init__(self, body: RestBody) -> None:
+        self.body = body
+        self.rig = body.rig
+        self.rotations = np.tile(np.eye(3), (len(self.rig.labels), 1, 1))
+        self._frames: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.gait: dict[str, float] = {}
+        """How far each leg swings forward in a walk (degrees): arms swing against it."""
+
+    def turn(self, bone: str, rotation: Float[np.ndarray, "3 3"]) -> None:
+        """Set one bone's rotation relative to its parent."""
+        self.rotations[self.rig.index[bone]] = rotation
+        self._frames.clear()
+
+    def frame(self, bone: str) -> tuple[np.ndarray, np.ndarray]:
+        """World rotation (3, 3) and position (3,) of a bone."""
+        return self._frame(self.rig.index[bone])
+
+    def _frame(self, bone: int) -> tuple[np.ndarray, np.ndarray]:
+        if bone not in self._frames:
+            parent, heads = self.rig.parents[bone], self.body.heads
+            if parent < 0:
+                self._frames[bone] = self.rotations[bone], heads[bone]
+            else:
+                turned, position = self._frame(parent)
+                position = position + turned @ (heads[bone] - heads[parent])
+                self._frames[bone] = turned @ self.rotations[bone], position
+        return self._frames[bone]
+
+    def position(self, bone: str) -> Float[np.ndarray, "3"]:
+        return self.frame(bone)[1]
+
+    def place(self, bone: str, offset: Sequence[float]) -> Float[np.ndarray, "3"]:
+        """A point at `offset` (metres on an average body) from a bone, turning with it."""
+        turned, position = self.frame(bone)
+        return position + turned @ (np.asarray(offset) * self.body.size)
+
+    def beside(self, side: str, bone: str, offset: Sequence[float]) -> Float[np.ndarray, "3"]:
+        """A point (outward, up, forward) from a bone; limbs are measured in the frame they hang on."""
+        outward, up, forward = offset
+        carrier = {"upperarm01": "spine01", "upperleg01": "root"}.get(bone.split(".")[0], bone)
+        turned, _ = self.frame(carrier)
+        away = np.array([dict(SIDES)[side] * outward, up, forward])
+        return self.position(bone) + turned @ away * self.body.size
+
+    def leg_length(self, side: str) -> float:
+        """From hip to ankle along the bones (metres)."""
+        hip, knee, ankle = (self.body.head(bone) for bone in _LEG_BONES[side])
+        return length(knee - hip) + length(ankle - knee)
+
+    def bend(self, flexion: float, side: float, twist: float) -> None:
+        """Bend the spine forward, to the left and turn it to the left (degrees in all)."""
+        share = euler(flexion / 5, side / 5, twist / 5)
+        for bone in _SPINE:
+            self.turn(bone, share)
+
+    def look(self, down: float, tilt: float, left: float) -> None:
+        """Turn the head relative to the chest (degrees in all)."""
+        share = euler(down / 4, tilt / 4, left / 4)
+        for bone in _NECK:
+            self.turn(bone, share)
+
+    def leg(self, side: str, flexion: float, abduction: float, twist: float, knee: float) -> None:
+        """Set a leg by the angles of hip and knee (degrees; outward twist is positive)."""
+        sign = dict(SIDES)[side]
+        hip, shin, _ = _LEG_BONES[side]
+        swing = about(FORWARD, sign * abduction) @ about(LEFT, -flexion)
+        self.turn(hip, swing @ about(UP, sign * twist))
+        self.turn(shin, about(LEFT, knee))
+
+    def step(self, side: str, ankle: np.ndarray, knee_towards: np.ndarray) -> None:
+        """Put an ankle at a point (or as near as the leg reaches), the knee pointing some way."""
+        hip, shin, foot = _LEG_BONES[side]
+        upper = self.body.head(shin) - self.body.head(hip)
+        lower = self.body.head(foot) - self.body.head(shin)
+        parent, start = self._above(hip)
+        hinge, thigh = _reach(upper, lower, LEFT, ankle - start, knee_towards)
+        self.turn(hip, parent.T @ thigh)
+        self.turn(shin, hinge)
+
+    def plant(self, side: str, turnout: float, heel: float = 0.0, limit: float = 45.0) -> None:
+        """Turn a foot flat to the ground, toes `turnout` degrees outward, heel raised by an angle."""
+        sign = dict(SIDES)[side]
+        foot = f"foot.{side}"
+        parent, _ = self._above(foot)
+        wanted = about(UP, sign * turnout) @ about(LEFT, heel)
+        vector = rotation_vector(parent.T @ wanted)
+        angle = length(vector)
+        self.turn(foot, rotation(vector * min(1.0, np.deg2rad(limit) / max(angle, 1e-9))))
+
+    def reach(
+        self, side: str, wrist: np.ndarray, elbow_towards: np.ndarray, pronation: float = 0.0
+    ) -> None:
+        """Put a wrist at a point (or as near as the arm reaches), the elbow pointing some way."""
+        shoulder, elbow, hand = _ARM_BONES[side]
+        upper = self.body.head(elbow) - self.body.head(shoulder)
+        lower = self.body.head(hand) - self.body.head(elbow)
+        hinge = cross(upper, lower)
+        # The shoulder girdle takes part of the arm's swing; then the arm itself goes all the way.
+        for bone in (f"clavicle.{side}", f"shoulder01.{side}"):
+            self.turn(bone, np.eye(3))
+        parent, start = self._above(shoulder)
+        swing = between(parent @ (upper + lower), wrist - start)
+        local = rotation_vector(parent.T @ swing @ parent)
+        for bone, part in ((f"clavicle.{side}", 0.12), (f"shoulder01.{side}", 0.18)):
+            self.turn(bone, rotation(local * part))
+        parent, start = self._above(shoulder)
+        bent, arm = _reach(upper, lower, hinge, wrist - start, elbow_towards)
+        self.turn(shoulder, parent.T @ arm)
+        twist = about(lower / length(lower), dict(SIDES)[side] * pronation / 2)
+        self.turn(elbow, bent @ twist)
+        self.turn(f"lowerarm02.{side}", twist)
+
+    def hand(self, side: str, curl: float, flexion: float, deviation: float) -> None:
+        """Curl the fingers and bend the wrist (degrees)."""
+        sign = dict(SIDES)[side]
+        along = self.body.head(f"finger3-1.{side}") - self.body.head(f"wrist.{side}")
+        along = along / length(along)
+        thumb = self.body.head(f"finger2-1.{side}") - self.body.head(f"finger5-1.{side}")
+        across = cross(along, thumb) * sign
+        palm = across / length(across)
+        knuckles = cross(along, palm)
+        self.turn(f"wrist.{side}", about(knuckles, flexion) @ about(palm, sign * deviation))
+        for finger in "2345":
+            for joint in "123":
+                self.turn(f"finger{finger}-{joint}.{side}", about(knuckles, curl))
+
+    def aim_hand(self, side: str, towards: np.ndarray, limit: float = 60.0) -> None:
+        """Bend the wrist so that the hand points some way, as far as wrists bend (degrees)."""
+        wrist = f"wrist.{side}"
+        parent, _ = self._above(wrist)
+        along = self.body.head(f"finger3-1.{side}") - self.body.head(wrist)
+        vector = rotation_vector(between(along, parent.T @ towards))
+        angle = length(vector)
+        self.turn(wrist, rotation(vector * min(1.0, np.deg2rad(limit) / max(angle, 1e-9))))
+
+    def _above(self, bone: str) -> tuple[np.ndarray, np.ndarray]:
+        """World rotation of a bone's parent, and where the bone itself begins."""
+        parent = self.rig.parents[self.rig.index[bone]]
+        turned, position = self.frame(self.rig.labels[parent])
+        return turned, position + turned @ (self.body.head(bone) - self.body.heads[parent])
+
+
+def cross(first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, "3"]:
+    """Cross product of two vectors; NumPy's own takes ten times as long for a single one."""
+    a, b, c = first.tolist()
+    d, e, f = second.tolist()
+    return np.array([b * f - c * e, c * d - a * f, a * e - b * d])
+
+
+def length(vector: np.ndarray) -> float:
+    """Length of a single vector (NumPy's norm is made for many)."""
+    return math.sqrt(float(vector @ vector))
+
+
+def about(axis: np.ndarray, degrees: float) -> Float[np.ndarray, "3 3"]:
+    """Rotation about a unit axis."""
+    return rotation(np.asarray(axis) * np.deg2rad(degrees))
+
+
+def euler(flexion: float, side: float, twist: float) -> Float[np.ndarray, "3 3"]:
+    """Rotation that bends forward, bends to the left and turns to the left (degrees)."""
+    return about(UP, twist) @ about(FORWARD, -side) @ about(LEFT, flexion)
+
+
+def rotation(vector: np.ndarray) -> Float[np.ndarray, "3 3"]:
+    """Rotation matrix of a rotation vector (Rodrigues)."""
+    angle = length(vector)
+    if angle < 1e-9:
+        return np.eye(3)
+    x, y, z = (vector / angle).tolist()
+    sine, rest = math.sin(angle), 1 - math.cos(angle)
+    return np.array(
+        [
+            [1 - rest * (y * y + z * z), rest * x * y - sine * z, rest * x * z + sine * y],
+            [rest * x * y + sine * z, 1 - rest * (x * x + z * z), rest * y * z - sine * x],
+            [rest * x * z - sine * y, rest * y * z + sine * x, 1 - rest * (x * x + y * y)],
+        ]
+    )
+
+
+def rotation_vector(matrix: np.ndarray) -> Float[np.ndarray, "3"]:
+    """Rotation vector of a rotation matrix (angles below 180 degrees)."""
+    cosine = (matrix[0, 0] + matrix[1, 1] + matrix[2, 2] - 1) / 2
+    angle = math.acos(min(1.0, max(-1.0, cosine)))
+    odd = np.array(
+        [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
+    )
+    size = length(odd)
+    return odd * (angle / size) if size > 1e-9 else np.zeros(3)
+
+
+def between(start: np.ndarray, end: np.ndarray) -> Float[np.ndarray, "3 3"]:
+    """The smallest rotation that takes one direction to another."""
+    axis = cross(start, end)
+    size = length(axis)
+    if size < 1e-9:
+        return np.eye(3)
+    return rotation(axis / size * np.arctan2(size, start @ end))
+
+
+def _reach(
+    upper: np.ndarray, lower: np.ndarray, hinge: np.ndarray, goal: np.ndarray, towards: np.ndarray
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]:
+    """Two bones and a hinge that end at `goal`: the hinge's rotation and the upper bone's world one.
+
+    Positive rotation about the hinge flexes. Of all poses that reach the goal this is the one whose
+    middle joint points `towards`. A goal out of reach is approached as far as a limb can stretch.
+    """
+    hinge = hinge / length(hinge)
+    # |upper + R(angle) lower|^2 = constant + 2 (a cos(angle) + b sin(angle)).
+    across = (hinge @ upper) * (hinge @ lower)
+    a, b = upper @ lower - across, upper @ cross(hinge, lower)
+    constant = upper @ upper + lower @ lower + 2 * across
+    cosine = (goal @ goal - constant) / (2 * np.hypot(a, b))
+    straight = np.arctan2(b, a)
+    # 2 degrees from straight, 150 from it: what elbows and knees do.
+    flexion = np.clip(np.arccos(np.clip(cosine, -1, 1)), np.deg2rad(2), np.deg2rad(150))
+    bent = rotation(hinge * (straight + flexion))
+    limb = upper + bent @ lower
+    along, goal_along = limb / length(limb), goal / max(length(goal), 1e-9)
+    own = _frame(along, cross(along, hinge))
+    wanted = _frame(goal_along, towards)
+    return bent, wanted @ own.T
+
+
+def _frame(first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, "3 3"]:
+    """Columns: `first`, the part of `second` square to it, and their cross product."""
+    second = second - (first @ second) * first
+    size = length(second)
+    if size < 1e-6:  # the limb points where its middle joint should: any direction will do
+        second = cross(first, LEFT if abs(first[0]) < 0.9 else UP)
+        size = length(second)
+    second = second / size
+    return np.stack([first, second, cross(first, second)], 1)

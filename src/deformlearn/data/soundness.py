@@ -1,0 +1,94 @@
+"""Which rows of a shard cannot be used, and why: one reason a row, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from deformlearn.skeleton import joint_set
+
+_POINT_COLUMNS = ("point_x", "point_y", "point_face", "point_u", "point_v", "point_weight")
+_KEYPOINT_COLUMNS = ("keypoint_x", "keypoint_y", "keypoint_weight")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row (or a whole shard) that was left out."""
+
+    where: str
+    """Shard, row and key, as a person would look for them."""
+    reason: str
+
+
+def problems(table: pa.Table, joints: str, faces: int | None) -> dict[int, str]:
+    """Reason for each unusable row of a table of observations.
+
+    `faces` is the number of faces of the template; None leaves their range unchecked. Every check looks
+    at all rows at once.
+    """
+    rows = len(table)
+    found: dict[int, str] = {}
+
+    def report(bad: np.ndarray, reason: str) -> None:
+        for row in np.flatnonzero(bad):
+            found.setdefault(int(row), reason)
+
+    keys = np.array(table["key"].to_pylist(), dtype=object)
+    report(np.array([not key for key in keys], dtype=bool), "no key")
+    _, first = np.unique(keys.astype(str), return_index=True)
+    again = np.ones(rows, dtype=bool)
+    again[first] = False
+    report(again, "the key stands twice")
+    for name in (*_POINT_COLUMNS, *_KEYPOINT_COLUMNS, "crop_x", "crop_y", "crop_half"):
+        report(table[name].is_null().to_numpy(), f"no {name}")
+    centre = np.stack([_floats(table, name) for name in ("crop_x", "crop_y", "crop_half")])
+    report(~np.isfinite(centre).all(0), "the crop is not finite")
+    report(~(centre[2] > 0), "the crop has no size: crop_half must be over 0")
+
+    counts = {name: _lengths(table, name) for name in (*_POINT_COLUMNS, *_KEYPOINT_COLUMNS)}
+    for name in _POINT_COLUMNS[1:]:
+        report(counts[name] != counts["point_x"], f"{name} and point_x differ in length")
+    wanted = len(joint_set(joints))
+    for name in _KEYPOINT_COLUMNS:
+        report(counts[name] != wanted, f"{name} must hold the {wanted} key points of {joints}")
+
+    for name in ("point_x", "point_y", "point_u", "point_v", "point_weight", *_KEYPOINT_COLUMNS):
+        report(_any(table, name, lambda v: ~np.isfinite(v)), f"{name} is NaN or infinite")
+    for name in ("point_weight", "keypoint_weight"):
+        report(_any(table, name, lambda v: v < 0), f"{name} is negative")
+    for name in ("point_u", "point_v"):
+        outside = _any(table, name, lambda v: (v < -1e-3) | (v > 1 + 1e-3))
+        report(outside, f"{name} is no barycentric coordinate: it must be in [0, 1]")
+    highest = np.inf if faces is None else faces - 1
+    wrong = _any(table, "point_face", lambda v: (v < 0) | (v > highest))
+    report(wrong, f"point_face must be a face of the template, 0 to {highest}")
+
+    some = _any(table, "point_weight", lambda v: v > 0) | _any(
+        table, "keypoint_weight", lambda v: v > 0
+    )
+    report(~some, "nothing was seen: no point and no key point has a weight")
+    few = _any(table, "point_weight", lambda v: v > 0, count=True)
+    alone = ~_any(table, "keypoint_weight", lambda v: v > 0) & (few < 6)
+    report(alone, "too little was seen: give at least 6 points or some key points")
+    return found
+
+
+def _floats(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].to_numpy().astype(np.float64)
+
+
+def _lengths(table: pa.Table, name: str) -> np.ndarray:
+    column = table[name].combine_chunks()
+    return np.diff(column.offsets.to_numpy())
+
+
+def _any(table: pa.Table, name: str, test, *, count: bool = False) -> np.ndarray:
+    """Whether (or, with `count`, how often) a test holds in each row's list."""
+    column = table[name].combine_chunks()
+    hits = test(column.flatten().to_numpy(zero_copy_only=False)).astype(np.int64)
+    sums = np.concatenate([[0], np.cumsum(hits)])
+    offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
+    totals = sums[offsets[1:]] - sums[offsets[:-1]]
+    return totals if count else totals > 0

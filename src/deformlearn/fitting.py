@@ -1,0 +1,309 @@
+"""Registration of files: a data set, a photograph with its DensePose prediction, COCO key points."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from deformlearn import lifter as lifting
+from deformlearn.body import BodyTemplate
+from deformlearn.camera import Crop
+from deformlearn.charts import read_densepose_charts
+from deformlearn.config import LifterConfig, RegistrationConfig
+from deformlearn.data.coco import read_keypoints
+from deformlearn.data.densepose import halve_points, people_rows, read_iuv
+from deformlearn.data.estimates import Estimates, flags_of, write_estimates
+from deformlearn.data.images import decode_image, open_image
+from deformlearn.data.shards import DatasetInfo, People, Row, people_of, read_people
+from deformlearn.errors import InputError
+from deformlearn.estimate import Estimate, project_points
+from deformlearn.files import write_atomically
+from deformlearn.lifter import Lifter
+from deformlearn.observations import Observations
+from deformlearn.progress import QUIET, Watch
+from deformlearn.registration import register
+from deformlearn.render import dots, overlay, strip
+from deformlearn.skeleton import joint_set
+
+_PICTURE = 320
+"""Side of each picture of a strip (px)."""
+
+
+@dataclass(frozen=True)
+class PersonReport:
+    """One fitted person, in the words of a table."""
+
+    key: str
+    points: int
+    keypoints: int
+    size_px: float
+    """Longer side of the box of everything observed."""
+    error_px: float
+    """Median reprojection error of what was fitted."""
+    held_out_px: float | None
+    """Median error of correspondences that a second fit never saw; None where not measured."""
+    facing: float
+    flag: str
+
+    @property
+    def error_percent(self) -> float:
+        """The held-out error where there is one, else the fitted error, in percent of the size."""
+        error = self.error_px if self.held_out_px is None else self.held_out_px
+        return 100 * error / self.size_px
+
+
+def fit_dataset(
+    data: Path,
+    out: Path,
+    split: str,
+    template: BodyTemplate,
+    config: RegistrationConfig,
+    *,
+    lifter: Lifter | None = None,
+    watch: Watch = QUIET,
+) -> list[PersonReport]:
+    """Register every sound person of a split; bad rows are listed and left out."""
+    people = read_people(data, split, template)
+    for rejected in people.rejected:
+        watch.say(f"left out: {rejected.where}: {rejected.reason}")
+    return _fit(people, out, template, config, lifter=lifter, watch=watch)
+
+
+def fit_photograph(
+    photo: Path,
+    iuv: Path,
+    inds: Path | None,
+    charts: Path,
+    out: Path,
+    template: BodyTemplate,
+    config: RegistrationConfig,
+    *,
+    points: int = 400,
+    seed: int = 0,
+    lifter: Lifter | None = None,
+    watch: Watch = QUIET,
+) -> list[PersonReport]:
+    """Register everyone DensePose found in a photograph, and draw them.
+
+    DensePose says nothing about depth. With a lifter, the joints of a first fit are lifted as if they
+    were key points, and a second fit is drawn to those depths.
+
+    A second fit sees half of each person's points; the error of the other half is what `held_out_px`
+    reports. People too small to be fitted are listed, those that are cut or hidden are flagged.
+    """
+    found = read_iuv(iuv, inds, photo)
+    usable = [person for person in found if person.usable]
+    for person in found:
+        if not person.usable:
+            watch.say(f"left out: person {person.index}: {'; '.join(person.notes)}")
+    if not usable:
+        raise InputError(
+            f"{iuv} shows nobody large enough; the largest of {len(found)} is too small"
+        )
+    rows = people_rows(
+        usable, photo, read_densepose_charts(charts), template, points=points, seed=seed
+    )
+    halves = [halve_points(row, seed) for row in rows]
+    info = _info(template)
+    unseen = people_of([second for _, second in halves], info)
+    half = people_of([first for first, _ in halves], info)
+    half_seen = with_own_joints(template, half, config, lifter)
+    partial, _ = register(template, half_seen, half.crop, config)
+    held_out = _point_errors(template, partial, unseen.observations, unseen.crop)
+    notes = ["; ".join(person.notes) for person in usable]
+    people = people_of(rows, info)
+    people = replace(people, observations=with_own_joints(template, people, config, lifter))
+    reports = _fit(
+        people, out, template, config, watch=watch, held_out=held_out.tolist(), notes=notes,
+        sources=rows,
+    )  # fmt: skip
+    return reports
+
+
+def fit_keypoints(
+    annotations: Path,
+    images: Path,
+    out: Path,
+    template: BodyTemplate,
+    config: RegistrationConfig,
+    *,
+    lifter: Lifter | None = None,
+    min_keypoints: int = 10,
+    watch: Watch = QUIET,
+) -> list[PersonReport]:
+    """Register people from COCO key points and lifted depths alone, and draw them."""
+    rows, rejected = read_keypoints(annotations, images, min_keypoints=min_keypoints)
+    for identity, reason in rejected:
+        watch.say(f"left out: annotation {identity}: {reason}")
+    if not rows:
+        raise InputError(
+            f"{annotations} has nobody with {min_keypoints} labelled key points; "
+            f"all {len(rejected)} annotations were left out"
+        )
+    return _fit(people_of(rows, _info(template)), out, template, config, lifter=lifter, watch=watch,
+                sources=rows)  # fmt: skip
+
+
+def lifter_from_poses(
+    poses: Path, joints: str, out: Path, config: LifterConfig, *, watch: Watch = QUIET
+) -> Lifter:
+    """A lifter trained on the 2D poses of an .npy file, kept in `out` for the next time."""
+    path = out / "lifter.safetensors"
+    if path.exists():
+        watch.say(f"using the lifter {path}")
+        return lifting.load_lifter(path)
+    keypoints, weights = lifting.read_poses(poses, joints)
+    with watch.stage("lifter", config.steps) as advance:
+        trained = lifting.train(
+            keypoints, weights, joints, config, after_chunk=lambda now: advance(now.step)
+        )
+    lifting.save_lifter(trained, path)
+    return trained
+
+
+OWN_JOINT_WEIGHT = 1e-3
+"""Confidence of a first fit's own joints as key points: enough to carry a depth, no more."""
+
+
+def with_own_joints(
+    template: BodyTemplate, people: People, config: RegistrationConfig, lifter: Lifter | None
+) -> Observations:
+    """People without key points, with the joints of a first fit and their lifted depths."""
+    if lifter is None:
+        return people.observations
+    seen = people.observations
+    first, _ = register(template, seen, people.crop, config)
+    joints = joint_set(lifter.joints)
+    keypoints = project_points(template, first, template.keypoints(joints))[..., :2]
+    weights = torch.full(keypoints.shape[:2], OWN_JOINT_WEIGHT)
+    blank = torch.zeros_like(weights)
+    own = replace(
+        seen, keypoints=keypoints, keypoint_weights=weights, depths=blank, depth_weights=blank,
+        joints=lifter.joints,
+    )  # fmt: skip
+    return lifter.lift(own)
+
+
+def _info(template: BodyTemplate) -> DatasetInfo:
+    return DatasetInfo(template.name, template.fingerprint, "coco17")
+
+
+def _fit(
+    people: People,
+    out: Path,
+    template: BodyTemplate,
+    config: RegistrationConfig,
+    *,
+    lifter: Lifter | None = None,
+    watch: Watch = QUIET,
+    held_out: Sequence[float] | None = None,
+    notes: Sequence[str] | None = None,
+    sources: Sequence[Row] = (),
+) -> list[PersonReport]:
+    seen = people.observations if lifter is None else lifter.lift(people.observations)
+    with watch.stage("register", len(people)) as advance:
+        estimate, quality = register(
+            template, seen, people.crop, config, progress=lambda done, _: advance(done)
+        )
+    flags = flags_of(quality, people.crop)
+    for row, note in enumerate(notes or ()):
+        flags[row] = (
+            note if flags[row] == "ok" and note else "; ".join(filter(None, (flags[row], note)))
+        )
+    sizes = _sizes(people.observations) * people.crop.half
+    reports = [
+        PersonReport(
+            key=people.keys[row],
+            points=int((seen.point_weights[row] > 0).sum()),
+            keypoints=int((seen.keypoint_weights[row] > OWN_JOINT_WEIGHT).sum()),
+            size_px=sizes[row].item(),
+            error_px=quality.reprojection_px[row].item(),
+            held_out_px=None if held_out is None else held_out[row],
+            facing=quality.facing[row].item(),
+            flag=flags[row],
+        )
+        for row in range(len(people))
+    ]
+    value = Estimates(people.keys, estimate, people.crop, quality, tuple(flags))
+    write_estimates(out / "estimates.parquet", value, template)
+    summary = [vars(report) for report in reports]
+    write_atomically(out / "people.json", json.dumps(summary, indent=2).encode())
+    if sources:
+        _draw(out, sources, people, estimate, template)
+    return reports
+
+
+def _sizes(seen: Observations) -> torch.Tensor:
+    """Longer side of the box of everything observed, in image units."""
+    everything = torch.cat([seen.points, seen.keypoints], 1)
+    weights = torch.cat([seen.point_weights, seen.keypoint_weights], 1)[..., None]
+    low = torch.where(weights > 0, everything, torch.inf).amin(1)
+    high = torch.where(weights > 0, everything, -torch.inf).amax(1)
+    return (high - low).amax(-1)
+
+
+def _point_errors(
+    template: BodyTemplate, estimate: Estimate, seen: Observations, crop: Crop
+) -> torch.Tensor:
+    """Median distance of correspondences to their projected surface points, source pixels."""
+    surface = template.surface_points(seen.faces, seen.barycentric)
+    projected = project_points(template, estimate, surface)[..., :2]
+    distances = (projected - seen.points).norm(dim=-1)
+    return (
+        torch.where(seen.point_weights > 0, distances, torch.nan).nanmedian(-1).values * crop.half
+    )
+
+
+def _draw(
+    out: Path, sources: Sequence[Row], people: People, estimate: Estimate, template: BodyTemplate
+) -> None:
+    """One row of pictures a person, and each source image with its bodies over it."""
+    rows = []
+    for row, source in enumerate(sources):
+        crop = people.crop[row]
+        photo = decode_image(Path(source.image_path), _PICTURE, crop).permute(1, 2, 0).numpy()
+        seen = people.observations[row : row + 1]
+        used = seen.point_weights[0] > 0
+        pictures = strip(
+            photo,
+            template,
+            estimate[row : row + 1],
+            seen.points[0, used],
+            seen.faces[0, used],
+            seen.barycentric[0, used],
+            size=_PICTURE,
+        )
+        rows.append(_with_keypoints(pictures, seen))
+    _save_png(out / "sheet.png", np.concatenate(rows))
+    for path in sorted({row.image_path for row in sources}):
+        here = [index for index, row in enumerate(sources) if row.image_path == path]
+        photo = np.array(open_image(Path(path)))
+        drawn = overlay(photo, template, estimate[here], people.crop[here])
+        _save_png(out / f"overlay-{Path(path).stem}.png", drawn)
+
+
+def _with_keypoints(pictures: np.ndarray, seen: Observations) -> np.ndarray:
+    """A strip whose second picture also shows the key points, left in blue and right in red."""
+    used = seen.keypoint_weights[0] > OWN_JOINT_WEIGHT
+    if not used.any():
+        return pictures
+    names = [name for name, on in zip(seen.joint_set.names, used.tolist(), strict=True) if on]
+    sides = {"left": (0.15, 0.4, 1.0), "right": (1.0, 0.25, 0.2)}
+    colours = torch.tensor([sides.get(name.split("_")[0], (0.2, 0.9, 0.3)) for name in names])
+    places = (seen.keypoints[0, used] + 1) * (_PICTURE / 2)
+    second = slice(_PICTURE, 2 * _PICTURE)
+    marked = dots(pictures[:, second], places, colours)
+    return np.concatenate([pictures[:, :_PICTURE], marked, pictures[:, 2 * _PICTURE :]], 1)
+
+
+def _save_png(path: Path, picture: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    write_atomically(path, buffer.getvalue())

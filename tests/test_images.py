@@ -1,0 +1,140 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deformlearn.camera import Crop
+from deformlearn.data.images import decode_image, load_images, open_image, to_pixels
+from deformlearn.data.shards import DatasetInfo, Row, read_people, write_info, write_rows
+from deformlearn.errors import InputError
+
+
+def encoded(pixels, form="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def plain(colour, width=20, height=20):
+    return np.full((height, width, 3), colour, dtype=np.uint8)
+
+
+def row(key, image=None, path="", crop=(10.0, 10.0, 10.0)):
+    return Row(
+        key, crop, np.zeros((1, 2)), np.zeros(1, int), np.ones((1, 3)) / 3, np.ones(1),
+        np.zeros((24, 2)), np.ones(24), image=image, image_path=path,
+    )  # fmt: skip
+
+
+def write(folder, rows):
+    write_info(folder, DatasetInfo("octahedra", "0", "smpl24"))
+    write_rows(folder, "train", 0, rows)
+    return read_people(folder, "train")
+
+
+def square(x, y, half):
+    return Crop(torch.tensor([float(x), float(y)]), torch.tensor(float(half)))
+
+
+def test_stored_crops_and_whole_images_are_read_in_order(tmp_path):
+    picture = plain(0, 40, 20)
+    picture[:, 20:] = (0, 0, 200)
+    Image.fromarray(picture).save(tmp_path / "whole.png")
+    rows = [
+        row("a", encoded(plain((200, 0, 0)))),
+        row("b", path="whole.png", crop=(30.0, 10.0, 10.0)),
+    ]
+    people = write(tmp_path, rows)
+    images = load_images(tmp_path, "train", people, 8, workers=2)
+    assert images.pixels.shape == (2, 3, 8, 8)
+    assert images.pixels[:, :, 4, 4].tolist() == [[200, 0, 0], [0, 0, 200]]
+    assert images.rows.tolist() == [0, 1]
+    assert images.unreadable == ()
+
+
+def test_an_unreadable_image_costs_its_row_and_is_listed(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole = encoded(noise, "JPEG")
+    rows = [
+        row("short", whole[: len(whole) // 2]),
+        row("good", whole),
+        row("text", b"not an image"),
+        row("gone", path="gone.png"),
+        row("nowhere", path="wide.png", crop=(0.0, 0.0, 1e6)),
+    ]
+    Image.fromarray(noise).save(tmp_path / "wide.png")
+    people = write(tmp_path, rows)
+    images = load_images(tmp_path, "train", people, 8)
+    assert images.rows.tolist() == [1]
+    assert len(images.pixels) == 1
+    assert [bad.key for bad in images.unreadable] == ["short", "text", "gone", "nowhere"]
+    assert "truncated" in images.unreadable[0].reason
+    assert "does not exist" in images.unreadable[2].reason
+    assert "cannot be cut" in images.unreadable[3].reason
+
+
+def test_images_of_rejected_people_are_left_out(tmp_path):
+    rows = [
+        row("unsound", encoded(plain(1)), crop=(0.0, 0.0, float("nan"))),
+        row("sound", encoded(plain(2))),
+    ]
+    people = write(tmp_path, rows)
+    images = load_images(tmp_path, "train", people, 8)
+    assert images.pixels.unique().tolist() == [2]
+    assert images.rows.tolist() == [0]
+
+
+def test_a_split_without_a_readable_image_is_refused(tmp_path):
+    people = write(tmp_path, [row("text", b"not an image")])
+    with pytest.raises(InputError, match="no readable image in the split 'train'; text"):
+        load_images(tmp_path, "train", people, 8)
+
+
+def test_a_crop_is_cut_at_fractions_of_a_pixel():
+    columns = np.repeat(np.arange(0, 200, 10, dtype=np.uint8)[None], 20, 0)
+    image = Image.fromarray(np.repeat(columns[..., None], 3, -1))
+    cut = to_pixels(image, 4, square(10, 10, 2))
+    assert cut[0, 0].tolist() == [80, 90, 100, 110]
+    moved = to_pixels(image, 4, square(10.5, 10, 2))
+    assert moved[0, 0].tolist() == [85, 95, 105, 115]
+
+
+def test_beyond_the_image_a_crop_is_black():
+    cut = to_pixels(Image.fromarray(plain(255)), 8, square(20, 20, 20))
+    assert cut[:, :3, :3].min() == 255
+    assert cut[:, 5:].max() == 0
+    assert cut[:, :, 5:].max() == 0
+
+
+def test_shrinking_does_not_alias():
+    stripes = plain(0, 64, 64)
+    stripes[:, ::2] = 255
+    small = decode_image(encoded(stripes), 8)
+    assert (small.float() - 127.5).abs().max() < 5
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
+def test_any_colour_mode_becomes_rgb(tmp_path, mode):
+    Image.fromarray(plain(255)).convert(mode).save(tmp_path / "image.tiff")
+    assert decode_image(tmp_path / "image.tiff", 4).tolist() == np.full((3, 4, 4), 255).tolist()
+
+
+def test_only_upright_images_obey_the_orientation_tag():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(plain(9, 30, 20), "JPEG", exif=exif)
+    assert open_image(turned).size == (30, 20)
+    assert open_image(turned, upright=True).size == (20, 30)
+
+
+def test_a_bomb_is_an_input_error(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_image(encoded(plain(0)))
+
+
+def test_a_folder_is_not_an_image(tmp_path):
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_image(tmp_path)

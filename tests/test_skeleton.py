@@ -1,0 +1,147 @@
+import pytest
+import roma
+import torch
+
+from deformlearn.skeleton import (
+    JOINT_SETS,
+    PARENTS,
+    SEGMENTS,
+    convert_keypoints,
+    forward_kinematics,
+    joint_set,
+    mirrored_name,
+    rotation_from_axis_angle,
+)
+
+
+def one_joint_after_the_other(rotations, offsets, parents):
+    """Forward kinematics as the equation says it, with no cleverness."""
+    turns, places = [], []
+    for joint, parent in enumerate(parents):
+        if parent < 0:
+            turns.append(rotations[joint])
+            places.append(offsets[joint])
+        else:
+            turns.append(turns[parent] @ rotations[joint])
+            places.append(places[parent] + turns[parent] @ offsets[joint])
+    return torch.cat([torch.stack(turns), torch.stack(places)[..., None]], -1)
+
+
+def random_rotations(*shape, seed=0):
+    return rotation_from_axis_angle(torch.randn(*shape, 3, generator=generator(seed)).double())
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    "parents", [PARENTS, (-1,), (-1, 0, 1, 2), (-1, 0, 0, 0), (-1, 0, 1, 0, 3)]
+)
+def test_kinematics_agree_with_composing_one_joint_after_the_other(parents):
+    rotations = random_rotations(5, len(parents))
+    offsets = torch.randn(5, len(parents), 3, generator=generator(1)).double()
+    slow = torch.stack(
+        [one_joint_after_the_other(*pair, parents) for pair in zip(rotations, offsets, strict=True)]
+    )
+    torch.testing.assert_close(forward_kinematics(rotations, offsets, parents), slow)
+
+
+def test_kinematics_have_the_gradient_of_the_slow_ones():
+    vector = torch.randn(1, 24, 3, generator=generator(2)).double().requires_grad_()
+    offsets = torch.randn(1, 24, 3, generator=generator(3)).double().requires_grad_()
+    weights = torch.randn(24, 3, 4, generator=generator(4)).double()
+
+    fast = forward_kinematics(rotation_from_axis_angle(vector), offsets, PARENTS)[0]
+    slow = one_joint_after_the_other(rotation_from_axis_angle(vector)[0], offsets[0], PARENTS)
+    for ours, theirs in zip(
+        torch.autograd.grad((fast * weights).sum(), (vector, offsets)),
+        torch.autograd.grad((slow * weights).sum(), (vector, offsets)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_kinematics_refuse_a_child_before_its_parent():
+    with pytest.raises(ValueError, match="sort the joints"):
+        forward_kinematics(random_rotations(1, 3), torch.zeros(1, 3, 3).double(), (-1, 2, 0))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-5, 0.9e-4, 1.1e-4, 1e-2, 1.0, 3.0, 6.0])
+def test_rotations_agree_with_roma_at_every_size_of_angle(size):
+    vector = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator(0)).double())
+    vector = vector * size
+    torch.testing.assert_close(
+        rotation_from_axis_angle(vector), roma.rotvec_to_rotmat(vector), atol=1e-12, rtol=0
+    )
+
+
+def test_the_gradient_of_a_rotation_is_exact_and_finite_at_zero():
+    zero = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(rotation_from_axis_angle, zero)
+    some = torch.randn(4, 3, generator=generator(0)).double().requires_grad_()
+    assert torch.autograd.gradcheck(rotation_from_axis_angle, some)
+
+
+def test_parents_come_before_their_children_and_one_segment_is_the_root():
+    assert PARENTS[0] == -1
+    assert all(0 <= parent < joint for joint, parent in enumerate(PARENTS) if joint)
+    assert len(PARENTS) == len(SEGMENTS) == len(set(SEGMENTS)) == 24
+
+
+def test_the_tree_is_its_own_mirror_image():
+    for name, parent in zip(SEGMENTS, PARENTS, strict=True):
+        other = PARENTS[SEGMENTS.index(mirrored_name(name))]
+        assert other == (-1 if parent < 0 else SEGMENTS.index(mirrored_name(SEGMENTS[parent])))
+
+
+@pytest.mark.parametrize("name", JOINT_SETS)
+def test_a_joint_set_is_consistent(name):
+    chosen = JOINT_SETS[name]
+    assert chosen.name == name
+    assert len(chosen) == len(chosen.names) == len(chosen.landmarks) == len(set(chosen.names))
+    assert [chosen.mirror[i] for i in chosen.mirror] == list(range(len(chosen)))
+    mentioned = {*chosen.root, *(joint for pair in chosen.facing + chosen.bones for joint in pair)}
+    assert mentioned <= set(chosen.names)
+    mirrored_landmarks = [mirrored_name(landmark) for landmark in chosen.landmarks]
+    assert [chosen.landmarks[i] for i in chosen.mirror] == mirrored_landmarks
+
+
+@pytest.mark.parametrize("name", JOINT_SETS)
+def test_the_default_body_has_the_landmarks_of_every_joint_set(anny, name):
+    assert len(anny.keypoints(JOINT_SETS[name])) == len(JOINT_SETS[name])
+
+
+def test_public_orders_are_as_published():
+    assert joint_set("h36m17").names[1:4] == ("right_hip", "right_knee", "right_ankle")
+    assert joint_set("h36m17_left_first").names[1:4] == ("left_hip", "left_knee", "left_ankle")
+    assert joint_set("coco17").names[:3] == ("nose", "left_eye", "right_eye")
+    assert joint_set("coco17").names[15:] == ("left_ankle", "right_ankle")
+    assert len(joint_set("h36m17").bones) == 16
+
+
+def test_an_unknown_joint_set_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown joint set 'h37m'.*coco17"):
+        joint_set("h37m")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("left_hip", "right_hip"), ("head", "head"), ("coco_right_eye", None)]
+)
+def test_mirroring_a_name_twice_returns_it(name, other):
+    assert other is None or mirrored_name(name) == other
+    assert mirrored_name(mirrored_name(name)) == name
+
+
+def test_converted_keypoints_keep_names_and_are_missing_where_a_part_is_missing():
+    coco, h36m = joint_set("coco17"), joint_set("h36m17")
+    keypoints = torch.randn(2, 17, 2, generator=generator(0))
+    weights = torch.ones(2, 17)
+    weights[1, coco.index("left_hip")] = 0
+    made, made_weights = convert_keypoints(keypoints, weights, coco, h36m)
+    knee = keypoints[:, coco.index("left_knee")]
+    torch.testing.assert_close(made[:, h36m.index("left_knee")], knee)
+    hips = (keypoints[:, coco.index("left_hip")] + keypoints[:, coco.index("right_hip")]) / 2
+    torch.testing.assert_close(made[:, h36m.index("pelvis")], hips)
+    assert made_weights[:, h36m.index("pelvis")].tolist() == [1, 0]
+    assert made_weights[:, h36m.index("left_knee")].tolist() == [1, 1]
