@@ -228,3 +228,12 @@ def _copy(state):
     import copy
 
     return copy.deepcopy(state)
+
+
+def test_a_symmetric_lifter_reads_a_pose_and_its_mirror_alike(template):
+    made = lifter.train(dancing(template, 30)[..., :2], torch.ones(30, 17), "h36m17", SMALL)
+    assert made.symmetric
+    poses = dancing(template, 4)
+    flipped = poses[:, H36M.mirror, :] * torch.tensor([-1.0, 1.0, 1.0])
+    there, back = made.lift(observe(poses)).depths, made.lift(observe(flipped)).depths
+    torch.testing.assert_close(there, back[:, H36M.mirror], rtol=1e-4, atol=1e-5)

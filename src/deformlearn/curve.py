@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 INK, SOFT, GRID, FIT, NET = "#1d2430", "#667085", "#dfe3e8", "#0e7490", "#c2410c"
 """Text, secondary text, grid lines, registration (train) and regressor (test)."""
 
-_VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", FIT: "fit", NET: "net"}
+_PAGE = "#fefefe"
+"""What lies behind the chart; not pure white, so that it can be told from a colour of the library."""
+
+_VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", FIT: "fit", NET: "net", _PAGE: "page"}
 """The page's CSS variable for each colour: an inline chart follows its light and dark."""
 
 
@@ -72,7 +75,7 @@ def draw_curve(lines: Sequence[Line], *, wide: bool) -> Figure:
         raise InputError("this run has measured no error in mm; there is no curve to draw")
     size, text = ((8.8, 4.2), 9.5) if wide else ((3.9, 4.6), 9.0)
     figure = Figure(figsize=size)
-    axes = figure.add_axes((0.045, 0.09, 0.61, 0.82) if wide else (0.085, 0.08, 0.5, 0.85))
+    axes = figure.add_axes((0.045, 0.09, 0.6, 0.82) if wide else (0.085, 0.08, 0.5, 0.85))
     last = max(max(line.by_round) for line in lines) or 1
     top = 1.1 * max(max(line.by_round.values()) for line in lines)
     edge = last + (0.15 if wide else 0.25)
@@ -89,11 +92,11 @@ def draw_curve(lines: Sequence[Line], *, wide: bool) -> Figure:
 
     # Names stand beside the plot, as near to the end of their line as their neighbours allow.
     mm_per_point = top / (axes.get_position().height * size[1] * 72)
-    gap = (1.4 if wide else 2.5) * text * mm_per_point
+    gap = (1.4 if wide else 2.75) * text * mm_per_point
     reach = edge + (0.04 if wide else 0.08) * edge
     places = _spread([height for _, height, _ in ends], gap)
     for line, (x, height, colour), at in zip(lines, ends, places, strict=True):
-        leader = {"color": colour, "linewidth": 0.6, "clip_on": False}
+        leader: dict[str, Any] = {"color": colour, "linewidth": 0.6, "clip_on": False}
         axes.plot([x, edge, reach], [height, height, at], **leader)
         label = f"{height:.0f}  {line.name} ({line.split})"
         axes.annotate(
@@ -122,11 +125,14 @@ def _draw_line(axes: Any, line: Line, edge: float, text: float) -> tuple[float, 
     style: dict[str, Any] = {"linewidth": 2.4, "markersize": 6.5}
     if not line.ours:
         style = {"linewidth": 1.3, "markersize": 4, "linestyle": (0, (1, 1.5))}
-    axes.plot(rounds, heights, "o-", color=colour, clip_on=False, **style)
+    axes.plot(rounds, heights, color=colour, marker="o", clip_on=False, **style)
     for x, height in list(zip(rounds, heights, strict=True))[:-1] if line.ours else ():
-        above = {"textcoords": "offset points", "ha": "center", "fontsize": text}
-        axes.annotate(f"{height:.0f}", (x, height), (0, 9), color=colour, weight="bold", **above)
-    return rounds[-1], heights[-1], colour
+        above = {"textcoords": "offset points", "ha": "center", "fontsize": text, "zorder": 4}
+        # A patch of page keeps other lines out of the digits.
+        patch = {"facecolor": _PAGE, "edgecolor": "none", "pad": 1.2}
+        number = axes.annotate(f"{height:.0f}", (x, height), (0, 10), color=colour, **above)
+        number.set(weight="bold", bbox=patch)
+    return float(rounds[-1]), heights[-1], colour
 
 
 def _spread(wanted: Sequence[float], gap: float) -> Float[np.ndarray, "labels"]:

@@ -87,10 +87,13 @@ def normalise(
 class Lifter(nn.Module):
     """2D poses to depths."""
 
-    def __init__(self, joints: str, width: int, *, sees_hidden: bool = False) -> None:
+    def __init__(
+        self, joints: str, width: int, *, sees_hidden: bool = False, symmetric: bool = False
+    ) -> None:
         super().__init__()
         self.joints = joints
         self.sees_hidden = sees_hidden
+        self.symmetric = symmetric
         count = len(joint_set(joints))
         self.network = PoseNetwork(count * (3 if sees_hidden else 2), count, width)
 
@@ -117,7 +120,13 @@ class Lifter(nn.Module):
         if own.name != theirs.name:
             keypoints, weights = convert_keypoints(keypoints, weights, theirs, own)
         normal = normalise(keypoints, weights, own)
-        depths = self(normal.poses, normal.visible) * normal.size[:, None]
+        depths = self(normal.poses, normal.visible)
+        if self.symmetric:
+            # A mirrored pose has the mirrored depths; the mean of both readings is the better one.
+            swap = own.mirror
+            flipped = normal.poses[:, swap, :] * normal.poses.new_tensor([-1.0, 1.0])
+            depths = (depths + self(flipped, normal.visible[:, swap])[:, swap]) / 2
+        depths = depths * normal.size[:, None]
         usable = (weights[:, own.root_indices] > 0).all(-1)
         if not self.sees_hidden:
             usable = usable & normal.visible.all(-1)
@@ -172,9 +181,13 @@ def start_training(
     """A new lifter and its opponent, from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        lifter = Lifter(joints, config.width, sees_hidden=config.hidden > 0).to(device)
+        lifter, average = (
+            Lifter(
+                joints, config.width, sees_hidden=config.hidden > 0, symmetric=config.mirror
+            ).to(device)
+            for _ in range(2)
+        )
         opponent = PoseNetwork(2 * len(joint_set(joints)), 1, config.width).to(device)
-        average = Lifter(joints, config.width, sees_hidden=config.hidden > 0).to(device)
     average.load_state_dict(lifter.state_dict())
     optimisers = tuple(
         torch.optim.Adam(
@@ -317,6 +330,7 @@ def save_lifter(lifter: Lifter, path: Path) -> None:
         "joints": lifter.joints,
         "width": str(lifter.network.last.in_features),
         "sees_hidden": str(int(lifter.sees_hidden)),
+        "symmetric": str(int(lifter.symmetric)),
     }
     tensors = {name: value.contiguous() for name, value in lifter.state_dict().items()}
     write_atomically(path, save(tensors, metadata))
@@ -332,8 +346,12 @@ def load_lifter(path: Path) -> Lifter:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read a lifter from {path}: {error}") from error
-    hidden = metadata["sees_hidden"] == "1"
-    lifter = Lifter(metadata["joints"], int(metadata["width"]), sees_hidden=hidden)
+    lifter = Lifter(
+        metadata["joints"],
+        int(metadata["width"]),
+        sees_hidden=metadata["sees_hidden"] == "1",
+        symmetric=metadata.get("symmetric") == "1",
+    )
     lifter.load_state_dict(tensors)
     return lifter.eval()
 

@@ -72,8 +72,8 @@ class Source:
     def open(run: Path, template: BodyTemplate, data: Path | None) -> Source:
         found = read_config(run)
         try:
-            config, described = found["config"], found["data"]
-            data, info = data or Path(described["path"]), described["template"]
+            config, data_set = found["config"], found["data"]
+            data, info = data or Path(data_set["path"]), data_set["template"]
         except (KeyError, TypeError):
             raise InputError(
                 f"{run} is not a run folder: its config.json was not written by `run`"
@@ -203,9 +203,10 @@ def strips_png(portraits: Sequence[Portrait], titles: Sequence[str]) -> bytes:
     if not portraits:
         raise InputError("there is no person to show: no predictions yet, or no readable image")
     columns, rows = len(titles), len(portraits)
-    figure = Figure(figsize=(1.5 * columns, 1.75 * rows + 0.3))
+    height = 1.75 * rows + 0.3  # inches: pictures with their captions, and the titles
+    figure = Figure(figsize=(1.5 * columns, height))
     grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.3 / (1.75 * rows + 0.3), 0.02, 0.17)
+    figure.subplots_adjust(0.005, 0.25 / height, 0.995, 1 - 0.3 / height, 0.02, 0.17)
     for row, portrait in zip(grid, portraits, strict=True):
         for axes, panel in zip(row, portrait.panels, strict=True):
             axes.imshow(panel)
@@ -258,15 +259,16 @@ def _panels(
     source: Source, photos: dict[str, np.ndarray], people: People, estimate: Estimate, row: int
 ) -> list[np.ndarray]:
     """Photo, correspondences, overlay, front and side view of one person."""
-    seen = people.observations[row]
-    given = seen.point_weights > 0
+    one = slice(row, row + 1)
+    seen = people.observations[one]
+    given = seen.point_weights[0] > 0
     picture = strip(
         photos[people.keys[row]],
         source.template,
-        estimate[row : row + 1],
-        seen.points[given],
-        seen.faces[given],
-        seen.barycentric[given],
+        estimate[one],
+        seen.points[0][given],
+        seen.faces[0][given],
+        seen.barycentric[0][given],
         size=PANEL,
     )
     return np.split(picture, len(TRAIN_PANELS), axis=1)

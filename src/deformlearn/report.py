@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -45,7 +46,7 @@ Records = Sequence[dict[str, Any]]
 
 OURS = "This run"
 COMPARISONS = "References and controls, on the same data"
-PUBLISHED = "The paper's Table 1 — Human3.6M, real images: different data, not comparable"
+PUBLISHED = "The paper's Table 1: Human3.6M, real images; different data, not comparable"
 
 _STAGES = {
     "register": (OURS, "registration", "train"),
@@ -127,10 +128,18 @@ def results_table(records: Records) -> list[ResultRow]:
 
 def print_results(console: Console, records: Records) -> None:
     """Print the results table on a terminal."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="MPJPE and PVE, mm", title_justify="left", caption_justify="left")
+    table = Table(
+        title="MPJPE and PVE, mm",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+    )
     table.caption = "* as the paper prints it: other data, not comparable"
     table.add_column("method", overflow="fold")
     table.add_column("split")
@@ -160,7 +169,7 @@ def curve(records: Records) -> list[Line]:
     """What Fig. 2 shows of a run: raw MPJPE by round, and levels for what belongs to no round."""
     lines: dict[str, Line] = {}
     for row in results_table(records):
-        if row.raw is not None and row.method != _NEW_FITS:
+        if row.raw is not None and math.isfinite(row.raw) and row.method != _NEW_FITS:
             line = Line(row.method, row.split, {}, row.group == OURS)
             lines.setdefault(row.method, line).by_round[row.round] = row.raw
     return list(lines.values())
@@ -198,7 +207,7 @@ def write_report(run: Path, template: BodyTemplate, *, data: Path | None = None)
     text = (resources.files("deformlearn") / "assets" / "report.html").read_text("utf-8")
     lines = curve(source.records)
     # Only our own words are in the charts: nothing in them needs escaping.
-    charts = [Markup(curve_svg(lines, wide=wide)) for wide in (True, False)] if lines else []  # noqa: S704
+    charts = [Markup(curve_svg(lines, wide=wide)) for wide in (True, False)] if lines else []
     page = environment.from_string(text).render(charts=charts, **_contents(source))
     write_atomically(run / "report.html", page.encode())
     return run / "report.html"
@@ -228,7 +237,7 @@ def _contents(source: Source) -> dict[str, Any]:
         "test_panels": TEST_PANELS,
         "train_panels": TRAIN_PANELS,
         "actions": [(record.get("scores") or {}).get("by_action", {}) for record in last],
-        "fits": len(fits),
+        "fit_count": len(fits),
         "flags": Counter(part for flag in fits for part in flag.split("; ")).most_common(),
         "protocol": [line.partition(": ")[::2] for line in card.lines()],
         "settings": _settings(source.config),

@@ -27,7 +27,7 @@ class Action:
     """How people move in one action: weighted choices for legs and arms, and how much trunks bend."""
 
     legs: dict[str, float]
-    arms: dict[Arms, float]
+    arms: dict[Arms, int]
     flexion: tuple[float, float] = (4.0, 6.0)
     """Mean and standard deviation of bending forward (degrees)."""
     turn: float = 8.0
@@ -43,24 +43,24 @@ ACTIONS: dict[str, Action] = {
     "Directions": Action(
         {"stand": 0.8, "walk": 0.2},
         {("point", "relaxed"): 3, ("point", "point"): 1, ("point", "hip"): 1, ("gesture", "point"): 1},
-        turn=14,
+        turn=14.0,
     ),
     "Discussion": Action(
         {"stand": 0.85, "walk": 0.15},
         {("gesture", "gesture"): 3, ("gesture", "relaxed"): 2, ("crossed", "crossed"): 1,
          ("gesture", "hip"): 1, ("relaxed", "relaxed"): 1},
-        turn=10,
+        turn=10.0,
     ),
     "Eating": Action(
         {"sit": 0.75, "stand": 0.25},
         {("mouth", "table"): 3, ("mouth", "relaxed"): 1, ("table", "table"): 2, ("mouth", "lap"): 1},
-        flexion=(10, 8), look_down=10,
+        flexion=(10.0, 8.0), look_down=10.0,
     ),
     "Greeting": Action(
         {"stand": 0.8, "walk": 0.2},
         {("wave", "relaxed"): 3, ("front", "relaxed"): 2, ("wave", "wave"): 1, ("front", "front"): 1,
          ("wave", "hip"): 1},
-        flexion=(6, 10),
+        flexion=(6.0, 10.0),
     ),
     "Phoning": Action(
         {"stand": 0.55, "walk": 0.2, "sit": 0.25},
@@ -69,31 +69,31 @@ ACTIONS: dict[str, Action] = {
     "Photo": Action(
         {"stand": 0.8, "kneel": 0.1, "squat": 0.1},
         {("photo", "photo"): 4, ("photo", "relaxed"): 1},
-        flexion=(8, 8),
+        flexion=(8.0, 8.0),
     ),
     "Posing": Action(
         {"stand": 0.9, "one_knee": 0.1},
         {("hip", "hip"): 2, ("hip", "relaxed"): 2, ("head", "hip"): 1, ("head", "head"): 1,
          ("up", "up"): 1, ("up", "hip"): 1, ("crossed", "crossed"): 1, ("wide", "wide"): 1,
          ("behind", "behind"): 1},
-        flexion=(0, 8), turn=14,
+        flexion=(0.0, 8.0), turn=14.0,
     ),
     "Purchases": Action(
         {"stand": 0.5, "walk": 0.3, "squat": 0.2},
         {("push", "push"): 2, ("front", "carry"): 2, ("carry", "carry"): 1, ("low", "relaxed"): 1,
          ("up", "carry"): 1},
-        flexion=(16, 12), turn=14, look_down=8,
+        flexion=(16.0, 12.0), turn=14.0, look_down=8.0,
     ),
     "Sitting": Action(
         {"sit": 1.0},
         {("lap", "lap"): 3, ("lap", "gesture"): 2, ("table", "table"): 1, ("mouth", "lap"): 1,
          ("gesture", "gesture"): 1, ("crossed", "crossed"): 1, ("relaxed", "lap"): 1},
-        flexion=(10, 10),
+        flexion=(10.0, 10.0),
     ),
     "SittingDown": Action(
         {"long_sit": 0.3, "knees_up": 0.3, "kneel": 0.2, "squat": 0.1, "one_knee": 0.1},
         {("lap", "lap"): 3, ("floor", "floor"): 2, ("floor", "lap"): 2, ("gesture", "lap"): 1},
-        flexion=(15, 12), turn=12,
+        flexion=(15.0, 12.0), turn=12.0,
     ),
     "Smoking": Action(
         {"stand": 0.6, "sit": 0.25, "walk": 0.15},
@@ -104,23 +104,23 @@ ACTIONS: dict[str, Action] = {
         {"stand": 0.8, "sit": 0.2},
         {("relaxed", "relaxed"): 2, ("crossed", "crossed"): 2, ("pocket", "pocket"): 2,
          ("hip", "relaxed"): 1, ("hip", "hip"): 1, ("watch", "relaxed"): 1, ("behind", "behind"): 1},
-        turn=12,
+        turn=12.0,
     ),
     "WalkDog": Action(
         {"walk": 0.75, "stand": 0.15, "squat": 0.1},
         {("leash", "swing"): 3, ("leash", "relaxed"): 1, ("leash", "leash"): 1},
-        flexion=(8, 7), look_down=8,
+        flexion=(8.0, 7.0), look_down=8.0,
     ),
     "Walking": Action(_WALKS, {("swing", "swing"): 6, ("swing", "pocket"): 1, ("carry", "swing"): 1}),
     "WalkTogether": Action(
         {"walk": 0.9, "stand": 0.1},
         {("swing", "swing"): 3, ("gesture", "swing"): 1, ("partner", "swing"): 2},
-        turn=12,
+        turn=12.0,
     ),
     "Free": Action(
         {"free": 0.4, "kick": 0.2, "jump": 0.15, "stand": 0.25},
         {("any", "any"): 5, ("up", "any"): 1, ("wide", "wide"): 1, ("low", "any"): 1},
-        flexion=(8, 14), turn=16,
+        flexion=(8.0, 14.0), turn=16.0,
     ),
 }  # fmt: skip
 """Fifteen actions under their Human3.6M names, and `Free` for everything else."""
@@ -184,11 +184,11 @@ _CAPSULES = (
     # bones at the ends, bones whose skin gives the radius, its quantile
     ("root", "spine03", ("root", "spine05", "spine04", "pelvis"), 0.35),
     ("spine03", "neck01", ("spine03", "spine02", "spine01"), 0.35),
-    ("neck02", "head", ("neck",), 0.3),
-    ("upperleg01.L", "lowerleg01.L", ("upperleg",), 0.5),
-    ("upperleg01.R", "lowerleg01.R", ("upperleg",), 0.5),
+    ("upperleg01.L", "lowerleg01.L", ("upperleg",), 0.3),
+    ("upperleg01.R", "lowerleg01.R", ("upperleg",), 0.3),
 )
-_HEAD_RADIUS, _HEAD_TOP = 0.085, (0.0, 0.09, 0.02)
+_HEAD_RADIUS, _HEAD_TOP, _NECK_RADIUS = 0.085, (0.0, 0.09, 0.02), 0.06
+"""Metres on an average body, whose neck the skinning weights do not tell from the shoulders."""
 
 
 def capsule_radii(body: RestBody) -> Float[np.ndarray, "capsules"]:
@@ -221,6 +221,8 @@ def collides(puppet: Puppet, radii: Float[np.ndarray, "capsules"]) -> bool:
             return True
     crown = puppet.place("head", _HEAD_TOP)
     if (_distance(hands, at("head"), crown) < _HEAD_RADIUS * size).any():
+        return True
+    if (_distance(hands, at("neck01"), at("head")) < _NECK_RADIUS * size).any():
         return True
     if _apart(arms["L"][0], arms["L"][2], arms["R"][0], arms["R"][2]) < 0.075 * size:
         return True

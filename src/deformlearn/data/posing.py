@@ -7,7 +7,6 @@ body stands in Anny's own A-pose.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from deformlearn.data.rotations import (
+    LEFT,
+    UP,
+    Degrees,
+    about,
+    between,
+    bend_towards,
+    cross,
+    euler,
+    length,
+    rotation,
+    rotation_vector,
+)
 from deformlearn.skeleton import SEGMENTS
 from deformlearn.templates import ANNY_BONES, anny_model
 
@@ -31,7 +43,8 @@ SEGMENT_BONES = tuple(
 )
 """The Anny bone at which each of the 24 segments begins."""
 
-LEFT, UP, FORWARD = np.eye(3)
+Offset = Sequence[float] | np.ndarray
+"""Three distances in metres on an average body."""
 
 _YEARS = ((18.0, 0.77), (64.0, 0.83), (110.0, 1.0))
 """Years of age and Anny's age parameter (anny.shape_distribution, calibrated to WHO data)."""
@@ -92,12 +105,15 @@ class Rig:
         self.faces = model.faces.long()
         self.weights = model.dense_vertex_bone_weights
         self._owner = self.weights.argmax(1).numpy()
+        self._owned: dict[tuple[str, ...], np.ndarray] = {}
         self._identity = torch.eye(4).expand(1, len(self.labels), 4, 4)
 
     def owned_by(self, names: tuple[str, ...]) -> np.ndarray:
         """Indices of the vertices that follow most a bone whose label begins with one of `names`."""
-        bones = [bone for bone, label in enumerate(self.labels) if label.startswith(names)]
-        return np.isin(self._owner, bones).nonzero()[0]
+        if names not in self._owned:
+            bones = [bone for bone, label in enumerate(self.labels) if label.startswith(names)]
+            self._owned[names] = np.isin(self._owner, bones).nonzero()[0]
+        return self._owned[names]
 
     @torch.no_grad()
     def body(self, build: Build) -> RestBody:
@@ -192,12 +208,12 @@ class Puppet:
     def position(self, bone: str) -> Float[np.ndarray, "3"]:
         return self.frame(bone)[1]
 
-    def place(self, bone: str, offset: Sequence[float]) -> Float[np.ndarray, "3"]:
+    def place(self, bone: str, offset: Offset) -> Float[np.ndarray, "3"]:
         """A point at `offset` (metres on an average body) from a bone, turning with it."""
         turned, position = self.frame(bone)
         return position + turned @ (np.asarray(offset) * self.body.size)
 
-    def beside(self, side: str, bone: str, offset: Sequence[float]) -> Float[np.ndarray, "3"]:
+    def beside(self, side: str, bone: str, offset: Offset) -> Float[np.ndarray, "3"]:
         """A point (outward, up, forward) from a bone; limbs are measured in the frame they hang on."""
         outward, up, forward = offset
         carrier = {"upperarm01": "spine01", "upperleg01": "root"}.get(bone.split(".")[0], bone)
@@ -210,19 +226,21 @@ class Puppet:
         hip, knee, ankle = (self.body.head(bone) for bone in _LEG_BONES[side])
         return length(knee - hip) + length(ankle - knee)
 
-    def bend(self, flexion: float, side: float, twist: float) -> None:
+    def bend(self, flexion: Degrees, side: Degrees, twist: Degrees) -> None:
         """Bend the spine forward, to the left and turn it to the left (degrees in all)."""
         share = euler(flexion / 5, side / 5, twist / 5)
         for bone in _SPINE:
             self.turn(bone, share)
 
-    def look(self, down: float, tilt: float, left: float) -> None:
+    def look(self, down: Degrees, tilt: Degrees, left: Degrees) -> None:
         """Turn the head relative to the chest (degrees in all)."""
         share = euler(down / 4, tilt / 4, left / 4)
         for bone in _NECK:
             self.turn(bone, share)
 
-    def leg(self, side: str, flexion: float, abduction: float, twist: float, knee: float) -> None:
+    def leg(
+        self, side: str, flexion: Degrees, abduction: Degrees, twist: Degrees, knee: Degrees
+    ) -> None:
         """Set a leg by the angles of hip and knee (degrees; outward twist is positive)."""
         sign = dict(SIDES)[side]
         hip, shin, _ = _LEG_BONES[side]
@@ -236,11 +254,13 @@ class Puppet:
         upper = self.body.head(shin) - self.body.head(hip)
         lower = self.body.head(foot) - self.body.head(shin)
         parent, start = self._above(hip)
-        hinge, thigh = _reach(upper, lower, LEFT, ankle - start, knee_towards)
+        hinge, thigh = bend_towards(upper, lower, LEFT, ankle - start, knee_towards)
         self.turn(hip, parent.T @ thigh)
         self.turn(shin, hinge)
 
-    def plant(self, side: str, turnout: float, heel: float = 0.0, limit: float = 45.0) -> None:
+    def plant(
+        self, side: str, turnout: Degrees, heel: Degrees = 0.0, limit: Degrees = 45.0
+    ) -> None:
         """Turn a foot flat to the ground, toes `turnout` degrees outward, heel raised by an angle."""
         sign = dict(SIDES)[side]
         foot = f"foot.{side}"
@@ -251,7 +271,7 @@ class Puppet:
         self.turn(foot, rotation(vector * min(1.0, np.deg2rad(limit) / max(angle, 1e-9))))
 
     def reach(
-        self, side: str, wrist: np.ndarray, elbow_towards: np.ndarray, pronation: float = 0.0
+        self, side: str, wrist: np.ndarray, elbow_towards: np.ndarray, pronation: Degrees = 0.0
     ) -> None:
         """Put a wrist at a point (or as near as the arm reaches), the elbow pointing some way."""
         shoulder, elbow, hand = _ARM_BONES[side]
@@ -267,13 +287,13 @@ class Puppet:
         for bone, part in ((f"clavicle.{side}", 0.12), (f"shoulder01.{side}", 0.18)):
             self.turn(bone, rotation(local * part))
         parent, start = self._above(shoulder)
-        bent, arm = _reach(upper, lower, hinge, wrist - start, elbow_towards)
+        bent, arm = bend_towards(upper, lower, hinge, wrist - start, elbow_towards)
         self.turn(shoulder, parent.T @ arm)
         twist = about(lower / length(lower), dict(SIDES)[side] * pronation / 2)
         self.turn(elbow, bent @ twist)
         self.turn(f"lowerarm02.{side}", twist)
 
-    def hand(self, side: str, curl: float, flexion: float, deviation: float) -> None:
+    def hand(self, side: str, curl: Degrees, flexion: Degrees, deviation: Degrees) -> None:
         """Curl the fingers and bend the wrist (degrees)."""
         sign = dict(SIDES)[side]
         along = self.body.head(f"finger3-1.{side}") - self.body.head(f"wrist.{side}")
@@ -287,7 +307,7 @@ class Puppet:
             for joint in "123":
                 self.turn(f"finger{finger}-{joint}.{side}", about(knuckles, curl))
 
-    def aim_hand(self, side: str, towards: np.ndarray, limit: float = 60.0) -> None:
+    def aim_hand(self, side: str, towards: np.ndarray, limit: Degrees = 60.0) -> None:
         """Bend the wrist so that the hand points some way, as far as wrists bend (degrees)."""
         wrist = f"wrist.{side}"
         parent, _ = self._above(wrist)
@@ -301,97 +321,3 @@ class Puppet:
         parent = self.rig.parents[self.rig.index[bone]]
         turned, position = self.frame(self.rig.labels[parent])
         return turned, position + turned @ (self.body.head(bone) - self.body.heads[parent])
-
-
-def cross(first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, "3"]:
-    """Cross product of two vectors; NumPy's own takes ten times as long for a single one."""
-    a, b, c = first.tolist()
-    d, e, f = second.tolist()
-    return np.array([b * f - c * e, c * d - a * f, a * e - b * d])
-
-
-def length(vector: np.ndarray) -> float:
-    """Length of a single vector (NumPy's norm is made for many)."""
-    return math.sqrt(float(vector @ vector))
-
-
-def about(axis: np.ndarray, degrees: float) -> Float[np.ndarray, "3 3"]:
-    """Rotation about a unit axis."""
-    return rotation(np.asarray(axis) * np.deg2rad(degrees))
-
-
-def euler(flexion: float, side: float, twist: float) -> Float[np.ndarray, "3 3"]:
-    """Rotation that bends forward, bends to the left and turns to the left (degrees)."""
-    return about(UP, twist) @ about(FORWARD, -side) @ about(LEFT, flexion)
-
-
-def rotation(vector: np.ndarray) -> Float[np.ndarray, "3 3"]:
-    """Rotation matrix of a rotation vector (Rodrigues)."""
-    angle = length(vector)
-    if angle < 1e-9:
-        return np.eye(3)
-    x, y, z = (vector / angle).tolist()
-    sine, rest = math.sin(angle), 1 - math.cos(angle)
-    return np.array(
-        [
-            [1 - rest * (y * y + z * z), rest * x * y - sine * z, rest * x * z + sine * y],
-            [rest * x * y + sine * z, 1 - rest * (x * x + z * z), rest * y * z - sine * x],
-            [rest * x * z - sine * y, rest * y * z + sine * x, 1 - rest * (x * x + y * y)],
-        ]
-    )
-
-
-def rotation_vector(matrix: np.ndarray) -> Float[np.ndarray, "3"]:
-    """Rotation vector of a rotation matrix (angles below 180 degrees)."""
-    cosine = (matrix[0, 0] + matrix[1, 1] + matrix[2, 2] - 1) / 2
-    angle = math.acos(min(1.0, max(-1.0, cosine)))
-    odd = np.array(
-        [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
-    )
-    size = length(odd)
-    return odd * (angle / size) if size > 1e-9 else np.zeros(3)
-
-
-def between(start: np.ndarray, end: np.ndarray) -> Float[np.ndarray, "3 3"]:
-    """The smallest rotation that takes one direction to another."""
-    axis = cross(start, end)
-    size = length(axis)
-    if size < 1e-9:
-        return np.eye(3)
-    return rotation(axis / size * np.arctan2(size, start @ end))
-
-
-def _reach(
-    upper: np.ndarray, lower: np.ndarray, hinge: np.ndarray, goal: np.ndarray, towards: np.ndarray
-) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3 3"]]:
-    """Two bones and a hinge that end at `goal`: the hinge's rotation and the upper bone's world one.
-
-    Positive rotation about the hinge flexes. Of all poses that reach the goal this is the one whose
-    middle joint points `towards`. A goal out of reach is approached as far as a limb can stretch.
-    """
-    hinge = hinge / length(hinge)
-    # |upper + R(angle) lower|^2 = constant + 2 (a cos(angle) + b sin(angle)).
-    across = (hinge @ upper) * (hinge @ lower)
-    a, b = upper @ lower - across, upper @ cross(hinge, lower)
-    constant = upper @ upper + lower @ lower + 2 * across
-    cosine = (goal @ goal - constant) / (2 * np.hypot(a, b))
-    straight = np.arctan2(b, a)
-    # 2 degrees from straight, 150 from it: what elbows and knees do.
-    flexion = np.clip(np.arccos(np.clip(cosine, -1, 1)), np.deg2rad(2), np.deg2rad(150))
-    bent = rotation(hinge * (straight + flexion))
-    limb = upper + bent @ lower
-    along, goal_along = limb / length(limb), goal / max(length(goal), 1e-9)
-    own = _frame(along, cross(along, hinge))
-    wanted = _frame(goal_along, towards)
-    return bent, wanted @ own.T
-
-
-def _frame(first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, "3 3"]:
-    """Columns: `first`, the part of `second` square to it, and their cross product."""
-    second = second - (first @ second) * first
-    size = length(second)
-    if size < 1e-6:  # the limb points where its middle joint should: any direction will do
-        second = cross(first, LEFT if abs(first[0]) < 0.9 else UP)
-        size = length(second)
-    second = second / size
-    return np.stack([first, second, cross(first, second)], 1)

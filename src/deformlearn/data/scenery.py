@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from deformlearn.data.posing import UP, about
+from deformlearn.data.posing import UP, Degrees, about
 from deformlearn.data.wardrobe import Paint, fabric, random_waves
 from deformlearn.render import Fragments, rasterise
 
@@ -54,7 +54,7 @@ class View:
         return seen @ seen.new_tensor(self.rotation)
 
 
-def looking(azimuth: float, elevation: float, roll: float = 0.0) -> Float[np.ndarray, "3 3"]:
+def looking(azimuth: Degrees, elevation: Degrees, roll: Degrees = 0.0) -> Float[np.ndarray, "3 3"]:
     """World-to-camera rotation (degrees); at azimuth 0 the camera stands before a person facing +z.
 
     Azimuth grows towards the person's left; a positive elevation looks down from above.
@@ -162,8 +162,8 @@ def background(
 
     points = origin + rays * torch.where(surface > -2, nearest, 0.0)[:, None]
     random = np.random.default_rng(place.seed)
-    fine = random_waves(random, 8, 6, 60).value(points)
-    coarse = random_waves(random, 4, 0.3, 2).value(points)
+    fine = random_waves(random, 8, 6.0, 60.0).value(points)
+    coarse = random_waves(random, 4, 0.3, 2.0).value(points)
     share = (0.5 + 0.1 * fine + 0.25 * coarse).clamp(0, 1)
     if place.tiles > 0:
         board = torch.floor(points[:, 0] / place.tiles) + torch.floor(points[:, 2] / place.tiles)

@@ -263,7 +263,8 @@ def read_people(folder: Path, split: str, template: BodyTemplate | None = None) 
         for row, reason in sorted(bad.items()):
             key = table["key"][row].as_py()
             rejected.append(Rejected(f"{path.name} row {row} ({key})", reason))
-        tables.append(table.take([row for row in range(len(table)) if row not in bad]))
+        good = [row for row in range(len(table)) if row not in bad]
+        tables.append(table.take(pa.array(good, pa.int64())))
     if not any(len(table) for table in tables):
         first = f"; {rejected[0].where}: {rejected[0].reason}" if rejected else ""
         raise InputError(f"{folder} has no usable row in the split {split!r}{first}")

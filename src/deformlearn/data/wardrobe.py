@@ -52,7 +52,19 @@ def fabric(random: Random) -> np.ndarray:
     return np.clip(shade * random.uniform(0.85, 1.15) + random.normal(0, 0.03, 3), 0.02, 0.97)
 
 
-PATTERNS = ("plain", "heather", "hoops", "pinstripes", "checks", "dots", "blotches", "print")
+_SHIRTS = {
+    "plain": 38,
+    "heather": 12,
+    "hoops": 14,
+    "pinstripes": 6,
+    "checks": 8,
+    "dots": 5,
+    "blotches": 7,
+    "print": 10,
+}
+_TROUSERS = {"plain": 72, "heather": 10, "hoops": 2, "pinstripes": 6, "checks": 4, "blotches": 6}
+_JACKETS = {"plain": 7, "heather": 2, "checks": 1}
+"""Patterns, and how often a garment has them (per cent or per ten)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +147,14 @@ class Outfit:
     """How deep folds in the cloth look."""
 
 
-def _cloth(random: Random, colours: np.ndarray, weights: tuple[float, ...]) -> Cloth:
+def _cloth(random: Random, colours: Float[np.ndarray, "2 3"], odds: dict[str, int]) -> Cloth:
+    chances = np.array(list(odds.values())) / sum(odds.values())
     return Cloth(
-        str(PATTERNS[int(random.choice(len(PATTERNS), p=weights))]),
+        str(random.choice(list(odds), p=chances)),
         colours,
         pitch=random.uniform(0.03, 0.1),
         duty=random.uniform(0.25, 0.6),
-        waves=random_waves(random, 6, 3, 10),
+        waves=random_waves(random, 6, 3.0, 10.0),
     )
 
 
@@ -163,23 +176,18 @@ def random_outfit(random: Random, gender: float) -> Outfit:
     length = random.choice(
         [0.02, 0.07, 0.2], p=[0.75, 0.2, 0.05] if gender < 0.5 else [0.3, 0.3, 0.4]
     )
-    top = _cloth(random, fabrics(),
-                 (0.38, 0.12, 0.14, 0.06, 0.08, 0.05, 0.07, 0.10))  # fmt: skip
+    top = _cloth(random, fabrics(), _SHIRTS)
     if random.random() < 0.4:
-        base = _colour(_DENIM[random.integers(len(_DENIM))]) * random.uniform(0.85, 1.15)
-        trousers = _cloth(random, np.stack([base, base * 1.25]), (0.0, 1.0, 0, 0, 0, 0, 0, 0))
+        denim = _colour(_DENIM[random.integers(len(_DENIM))]) * random.uniform(0.85, 1.15)
+        trousers = _cloth(random, np.stack([denim, denim * 1.25]), {"heather": 1})
     else:
-        trousers = _cloth(random, fabrics(),
-                          (0.72, 0.1, 0.02, 0.05, 0.04, 0.01, 0.06, 0))  # fmt: skip
-    jacket = None
-    if random.random() < 0.18:
-        colours = fabrics()
-        jacket = _cloth(random, colours, (0.7, 0.2, 0, 0, 0.1, 0, 0, 0))
+        trousers = _cloth(random, fabrics(), _TROUSERS)
+    jacket = _cloth(random, fabrics(), _JACKETS) if random.random() < 0.18 else None
     kind = random.choice(4, p=[0.05, 0.6, 0.2, 0.15])
     leather = fabric(random) if random.random() < 0.5 else np.full(3, random.uniform(0.05, 0.3))
     return Outfit(
         skin=skin * random.uniform(0.93, 1.05),
-        mottle=random_waves(random, 8, 4, 30),
+        mottle=random_waves(random, 8, 4.0, 30.0),
         hair=_colour(hair) * random.uniform(0.8, 1.2),
         hairline=random.uniform(0.045, 0.075),
         hair_length=-1.0 if random.random() < 0.07 * (1.5 - gender) else float(length),
@@ -340,7 +348,7 @@ class Wardrobe:
             hair = is_head & (level > edge) & (behind_ear | (level > outfit.hairline - 0.035))
             if outfit.hair_length > 0.1:  # long hair also lies on the shoulders
                 hair |= (depth < 0.0) & (level > -outfit.hair_length) & (across < 0.11)
-            strands = 1 + 0.12 * torch.sin(place[:, 0] * 260 + 70 * depth)[:, None]
+            strands = 1 + 0.07 * torch.sin(place[:, 0] * 260 + 70 * depth)[:, None]
             colour = torch.where(hair[:, None], new(outfit.hair) * strands, colour)
         from_pupil = ((across - self._eye[0]) ** 2 + level**2).sqrt()
         iris, white = from_pupil < 0.0065, new([0.9, 0.89, 0.87])

@@ -1,0 +1,52 @@
+"""Validate a data set: every row that cannot be used, with its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from deformlearn.body import BodyTemplate
+from deformlearn.data.images import load_images
+from deformlearn.data.shards import read_info, read_people, splits
+from deformlearn.data.soundness import Rejected
+from deformlearn.errors import InputError
+
+_THUMBNAIL = 16
+"""Images are decoded to this side (px): enough to find a broken one."""
+
+
+def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> int:
+    """Print what a data set holds and every bad row; returns how many are bad.
+
+    A folder that is no data set, or one made for another template, is an InputError.
+    """
+    info = read_info(folder)
+    found = splits(folder)
+    if not found:
+        raise InputError(f"{folder} has no shard in observations/; see docs/data_format.md")
+    console.print(f"{folder}: template {info.template} ({info.fingerprint}), joints {info.joints}")
+    total = 0
+    for split in found:
+        rejected, people = _check_split(folder, split, template)
+        console.print(f"{split}: {people} good rows, {len(rejected)} bad")
+        for one in rejected:
+            console.print(f"  {one.where}: {one.reason}", soft_wrap=True, markup=False)
+        total += len(rejected)
+    return total
+
+
+def _check_split(folder: Path, split: str, template: BodyTemplate) -> tuple[list[Rejected], int]:
+    try:
+        people = read_people(folder, split, template)
+    except InputError as error:
+        if "no usable row" not in str(error):
+            raise
+        return [Rejected(split, str(error))], 0
+    rejected = list(people.rejected)
+    try:
+        images = load_images(folder, split, people, _THUMBNAIL)
+    except InputError as error:
+        return [*rejected, Rejected(split, str(error))], 0
+    rejected += [Rejected(f"{split} {one.key}", one.reason) for one in images.unreadable]
+    return rejected, len(images.rows)

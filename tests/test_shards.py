@@ -1,0 +1,174 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from deformlearn.data import shards
+from deformlearn.data.shards import DatasetInfo, Row, TruthRow
+from deformlearn.errors import InputError
+
+
+def a_row(key="a", points=4, **changes):
+    g = np.random.default_rng(len(key))
+    barycentric = g.dirichlet(np.ones(3), points)
+    row = Row(
+        key=key,
+        crop=(100.0, 60.0, 50.0),
+        points=g.uniform(60, 100, (points, 2)),
+        faces=np.arange(points),
+        barycentric=barycentric,
+        point_weights=np.ones(points),
+        keypoints=g.uniform(60, 100, (17, 2)),
+        keypoint_weights=np.ones(17),
+        subject="S1",
+        action="Walking",
+        camera="left",
+        frame=3,
+    )
+    return replace(row, **changes)
+
+
+@pytest.fixture
+def info(template):
+    return DatasetInfo(template.name, template.fingerprint, "h36m17", ("pelvis", "head_top"))
+
+
+@pytest.fixture
+def folder(tmp_path, info):
+    shards.write_info(tmp_path, info)
+    return tmp_path
+
+
+def test_rows_come_back_in_image_units_and_short_lists_are_padding(folder, template):
+    rows = [a_row("a", 4), a_row("bb", 7)]
+    shards.write_rows(folder, "train", 0, rows)
+    people = shards.read_people(folder, "train", template)
+    assert people.keys == ["a", "bb"]
+    assert people.actions == ["Walking"] * 2
+    assert people.observations.point_weights.tolist() == [[1] * 4 + [0] * 3, [1] * 7]
+    pixels = people.crop.to_pixels(people.observations.points)[1]
+    np.testing.assert_allclose(pixels, rows[1].points, atol=1e-4)
+    expected = (torch.tensor(rows[0].keypoints) - torch.tensor([100.0, 60.0])) / 50
+    torch.testing.assert_close(people.observations.keypoints[0], expected.float())
+    np.testing.assert_allclose(people.observations.barycentric[1], rows[1].barycentric, atol=1e-6)
+    assert people.rejected == []
+
+
+def test_people_of_rows_are_those_that_a_file_would_give(folder, info, template):
+    rows = [a_row("a", 4), a_row("bb", 7)]
+    shards.write_rows(folder, "train", 0, rows)
+    for a, b in zip(
+        shards.people_of(rows, info).observations.tensors(),
+        shards.read_people(folder, "train", template).observations.tensors(),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_several_shards_are_one_split_and_splits_are_told_apart(folder):
+    for number, key in enumerate(("a", "b")):
+        shards.write_rows(folder, "train", number, [a_row(key)])
+    shards.write_rows(folder, "val", 0, [a_row("c")])
+    assert shards.splits(folder) == ["train", "val"]
+    assert shards.read_people(folder, "train").keys == ["a", "b"]
+
+
+def test_truth_is_apart_and_follows_the_keys(folder):
+    rows = [TruthRow(k, np.full((2, 3), v), np.full((5, 3), v)) for k, v in (("a", 1.25), ("b", -2.5))]
+    shards.write_truth(folder, "test", 0, rows)
+    truth = shards.read_truth(folder, "test", ["b", "a"])
+    assert truth.landmarks_mm[:, 0, 0].tolist() == [-2.5, 1.25]
+    torch.testing.assert_close(truth.vertices_mm[:, 0, 0], torch.tensor([-2.5, 1.2]), atol=0.06, rtol=0)
+    columns = pq.read_schema(folder / "truth" / "test-00000.parquet").names
+    assert not set(columns) & set(shards.OBSERVATION_SCHEMA.names) - {"key"}
+    with pytest.raises(InputError, match="no truth for 1 people"):
+        shards.read_truth(folder, "test", ["a", "z"])
+
+
+def test_truth_without_meshes_has_none(folder):
+    shards.write_truth(folder, "train", 0, [TruthRow("a", np.zeros((2, 3)))])
+    assert shards.read_truth(folder, "train").vertices_mm is None
+
+
+BAD = {
+    "point_x is NaN or infinite": {"points": np.full((4, 2), np.nan)},
+    "keypoint_y is NaN or infinite": {"keypoints": np.array([[1, np.inf]] * 17)},
+    "point_face must be a face": {"faces": np.array([0, 1, 2, 100000])},
+    "point_u is no barycentric coordinate": {"barycentric": np.array([[1.5, -0.5, 0]] * 4)},
+    "point_weight is negative": {"point_weights": np.array([1, 1, 1, -1.0])},
+    "nothing was seen": {"point_weights": np.zeros(4), "keypoint_weights": np.zeros(17)},
+    "too little was seen": {"keypoint_weights": np.zeros(17)},
+    "crop has no size": {"crop": (1.0, 1.0, 0.0)},
+    "crop is not finite": {"crop": (np.nan, 1.0, 2.0)},
+    "must hold the 17 key points": {"keypoints": np.zeros((5, 2)), "keypoint_weights": np.ones(5)},
+    "point_weight and point_x differ in length": {"point_weights": np.ones(3)},
+    "no key": {"key": ""},
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_row_is_left_out_with_its_reason_and_the_good_go_on(folder, template, reason):
+    shards.write_rows(folder, "train", 0, [a_row("good"), replace(a_row("bad"), **BAD[reason]), a_row("also")])
+    people = shards.read_people(folder, "train", template)
+    assert people.keys == ["good", "also"]
+    assert len(people.rejected) == 1
+    assert reason in people.rejected[0].reason
+    assert "train-00000.parquet row 1" in people.rejected[0].where
+
+
+def test_a_key_that_stands_twice_counts_once(folder, template):
+    shards.write_rows(folder, "train", 0, [a_row("a"), a_row("a")])
+    people = shards.read_people(folder, "train", template)
+    assert people.keys == ["a"]
+    assert "twice" in people.rejected[0].reason
+
+
+def test_no_points_at_all_is_fine_where_key_points_are(folder, template):
+    shards.write_rows(folder, "train", 0, [a_row("a", points=0)])
+    people = shards.read_people(folder, "train", template)
+    assert people.observations.point_weights.sum() == 0
+
+
+def test_a_truncated_shard_is_named_and_the_others_are_read(folder, template):
+    shards.write_rows(folder, "train", 0, [a_row("a")])
+    broken = shards.write_rows(folder, "train", 1, [a_row("b")])
+    broken.write_bytes(broken.read_bytes()[:200])
+    people = shards.read_people(folder, "train", template)
+    assert people.keys == ["a"]
+    assert people.rejected[0].where == "train-00001.parquet"
+    assert "not a whole Parquet shard" in people.rejected[0].reason
+    assert [key for key, _, _ in shards.read_images(folder, "train")] == ["a"]
+
+
+def test_only_the_wanted_images_are_given(folder):
+    shards.write_rows(folder, "train", 0, [a_row("a", image=b"1"), a_row("b", image_path="b.jpg")])
+    assert list(shards.read_images(folder, "train")) == [("a", b"1", ""), ("b", None, "b.jpg")]
+    assert [key for key, _, _ in shards.read_images(folder, "train", ["b"])] == ["b"]
+
+
+def test_refusals_say_what_was_wanted(folder, template, tmp_path):
+    with pytest.raises(InputError, match="no dataset.json"):
+        shards.read_people(tmp_path / "nothing", "train")
+    with pytest.raises(InputError, match="no observations for the split 'train'; it has no split at all"):
+        shards.read_people(folder, "train")
+    shards.write_rows(folder, "val", 0, [a_row("a", point_weights=np.full(4, np.nan))])
+    with pytest.raises(InputError, match="no usable row in the split 'val'"):
+        shards.read_people(folder, "val")
+    with pytest.raises(InputError, match="it has val"):
+        shards.read_people(folder, "test")
+    with pytest.raises(InputError, match="was made for the template 'octahedra'"):
+        shards.read_people(folder, "val", replace(template, name="other", vertices=2 * template.vertices))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"format": 99}, "format 99"), ({"joints": "what"}, "unknown joint set"), ({"extra": 1}, "not a data set description")],
+)
+def test_a_strange_description_is_refused(folder, change, message):
+    values = json.loads((folder / "dataset.json").read_text()) | change
+    (folder / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        shards.read_people(folder, "train")

@@ -1,0 +1,475 @@
+"""labels.py, scenery.py, staging.py, synthetic.py: labels are exact, and people can be made again."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deformlearn.config import SyntheticConfig
+from deformlearn.data import shards, synthetic
+from deformlearn.data.labels import LEG_SWAPS, Labels, annotate, predicted
+from deformlearn.data.scenery import MARGIN, box, framed, looking
+from deformlearn.data.staging import (
+    LAB_ACTIONS,
+    LAB_CAMERAS,
+    TEST_SUBJECTS,
+    TRAIN_SUBJECTS,
+    Studio,
+    direct,
+    part_of,
+    random_stream,
+)
+from deformlearn.data.synthetic import LANDMARKS, make_person, synthesize
+from deformlearn.errors import InputError
+from deformlearn.skeleton import SEGMENTS
+
+SMALL = SyntheticConfig(train=5, val=1, test=2, size=64, points=60)
+LAB = replace(SMALL, people="lab")
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio.open()
+
+
+@pytest.fixture(scope="module", params=["wild", "lab"])
+def person(request, studio):
+    """A rendered person, and how they were staged."""
+    config = replace(SMALL, people=request.param)
+    row, truth = make_person(config, "test", 1)
+    return row, truth, direct(config, "test", 1, studio)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small data set, written by this process in shards of three."""
+    folder = tmp_path_factory.mktemp("people") / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "SHARD", 3)
+        patch.setattr(synthetic, "_BATCH", 2)
+        info = synthesize(folder, SMALL)
+    return folder, info
+
+
+def files(folder):
+    """Name and content of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def same(first, second):
+    """Whether two (row, truth) pairs agree in every bit."""
+    for a, b in zip(first, second, strict=True):
+        for name, value in vars(a).items():
+            if not np.array_equal(value, getattr(b, name)):
+                return False
+    return True
+
+
+def test_every_label_projects_to_its_pixel(person):
+    row, _, shot = person
+    scene = shot.scene
+    corners = scene.vertices[scene.faces[torch.from_numpy(row.faces)]].double()
+    place = (corners * torch.from_numpy(row.barycentric)[..., None]).sum(1)
+    seen = scene.view.to_pixels(scene.view.to_camera(place)).numpy()
+    assert np.abs(seen - row.points).max() < 1e-3
+    assert (row.points % 1 == 0.5).all()
+    assert len(np.unique(row.points, axis=0)) == len(row.points) == 60
+
+
+def test_the_truths_landmarks_project_to_the_key_points(person):
+    row, truth, shot = person
+    view = shot.scene.view
+    pelvis = view.to_camera(shot.joints[:1])
+    joints = torch.from_numpy(truth.landmarks_mm[:24] / 1000).float() + pelvis
+    np.testing.assert_allclose(view.to_pixels(joints).numpy(), row.keypoints, atol=1e-3)
+    assert truth.landmarks_mm.shape == (len(LANDMARKS), 3)
+    assert np.abs(truth.landmarks_mm[0]).max() == 0
+
+
+def test_the_truths_head_is_up_and_depth_grows_away(person):
+    _, truth, shot = person
+    named = dict(zip(LANDMARKS, truth.landmarks_mm, strict=True))
+    lower = named["neck"][1] - named["head_top"][1]
+    assert lower > 150 or shot.pose.legs not in ("stand", "walk", "sit")
+    forward = shot.scene.view.rotation[2]
+    position = shot.scene.view.position
+    depth = (shot.joints.numpy() - position) @ forward
+    np.testing.assert_allclose(truth.landmarks_mm[:24, 2], (depth - depth[0]) * 1000, atol=0.5)
+
+
+def test_vertices_belong_to_the_truth_of_val_and_test_only(studio):
+    _, truth = make_person(SMALL, "test", 0)
+    assert truth.vertices_mm.shape == (13718, 3)
+    assert make_person(SMALL, "val", 0)[1].vertices_mm is not None
+    assert make_person(SMALL, "train", 0)[1].vertices_mm is None
+    top = studio.template.vertices[:, 1].argmax()
+    np.testing.assert_allclose(truth.vertices_mm[top], truth.landmarks_mm[-1], atol=1e-2)
+
+
+def test_the_person_fills_the_crop_but_for_its_margin(person, studio):
+    row, _, shot = person
+    view = shot.scene.view
+    count = len(studio.template.vertices)
+    seen = view.to_pixels(view.to_camera(shot.scene.vertices[:count]))
+    low, high = seen.amin(0), seen.amax(0)
+    torch.testing.assert_close((high - low).max() * MARGIN, torch.tensor(64.0), atol=0.05, rtol=0)
+    torch.testing.assert_close((low + high) / 2, torch.tensor([32.0, 32.0]), atol=0.05, rtol=0)
+    assert row.crop == (32.0, 32.0, 32.0)
+
+
+def test_the_image_is_a_jpeg_of_the_crop_with_somebody_in_it(person):
+    row, _, _ = person
+    image = Image.open(io.BytesIO(row.image))
+    assert image.format == "JPEG"
+    assert image.size == (64, 64)
+    pixels = np.asarray(image, dtype=float)
+    assert pixels.std() > 5
+    assert 20 < pixels.mean() < 235
+
+
+def test_a_person_is_made_again_alone_and_on_any_number_of_threads():
+    first = make_person(SMALL, "train", 3)
+    threads = torch.get_num_threads()
+    make_person(SMALL, "test", 0)
+    torch.set_num_threads(2)
+    try:
+        assert same(first, make_person(SMALL, "train", 3))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("other", [(0, "train", 4), (0, "val", 3), (1, "train", 3)])
+def test_another_seed_split_or_index_is_another_person(other):
+    seed, split, index = other
+    again = make_person(replace(SMALL, seed=seed), split, index)
+    assert make_person(SMALL, "train", 3)[0].image != again[0].image
+
+
+def test_the_number_of_people_changes_none_of_them():
+    assert same(make_person(SMALL, "train", 2), make_person(replace(SMALL, train=9), "train", 2))
+
+
+def test_quality_changes_labels_but_not_the_picture():
+    exact, _ = make_person(SMALL, "train", 0)
+    rough, _ = make_person(replace(SMALL, quality="predicted"), "train", 0)
+    assert exact.image == rough.image
+    assert not np.array_equal(exact.keypoints, rough.keypoints)
+
+
+def test_a_data_set_can_be_read_back(made):
+    folder, info = made
+    assert shards.read_info(folder) == info
+    assert info.landmarks == LANDMARKS
+    people = shards.read_people(folder, "train")
+    assert people.keys == [f"train-{i:06d}" for i in range(5)]
+    assert people.observations.points.abs().max() < 1
+    row, truth = make_person(SMALL, "test", 1)
+    found = shards.read_truth(folder, "test")
+    np.testing.assert_allclose(found.landmarks_mm[1].numpy(), truth.landmarks_mm, atol=1e-3)
+    np.testing.assert_allclose(found.vertices_mm[1].numpy(), truth.vertices_mm, atol=0.051)
+    assert shards.read_truth(folder, "train").vertices_mm is None
+    assert [image for _, image, _ in shards.read_images(folder, "test")][1] == row.image
+
+
+def test_two_processes_write_the_same_bytes_as_one(made, tmp_path, monkeypatch):
+    folder, _ = made
+    monkeypatch.setattr(synthetic, "SHARD", 3)
+    monkeypatch.setattr(synthetic, "_BATCH", 2)
+    synthesize(tmp_path / "set", SMALL, workers=2)
+    assert files(tmp_path / "set") == files(folder)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(made, tmp_path, monkeypatch):
+    folder, _ = made
+    monkeypatch.setattr(synthetic, "SHARD", 3)
+    monkeypatch.setattr(synthetic, "_BATCH", 1)
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(tmp_path / "set", SMALL, progress=stop)
+    half = files(tmp_path / "set")
+    assert "observations/train-00000.parquet" in half
+    assert "observations/train-00001.parquet" not in half
+    stale = tmp_path / "set" / "observations" / ".train-00001.parquet.123.part"
+    stale.write_bytes(b"half a file")
+    steps = []
+    synthesize(tmp_path / "set", SMALL, progress=lambda done, total: steps.append((done, total)))
+    assert steps[0] == (3, 8)
+    assert steps[-1] == (8, 8)
+    assert files(tmp_path / "set") == files(folder)
+
+
+@pytest.mark.parametrize("kind", ["observations", "truth"])
+def test_a_shard_that_went_missing_is_made_again(made, tmp_path, monkeypatch, kind):
+    folder, _ = made
+    monkeypatch.setattr(synthetic, "SHARD", 3)
+    copy = tmp_path / "set"
+    for name, content in files(folder).items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(content)
+    (copy / kind / "test-00000.parquet").unlink()
+    synthesize(copy, SMALL)
+    assert files(copy) == files(folder)
+
+
+def test_a_folder_made_with_another_configuration_is_refused(made):
+    folder, _ = made
+    with pytest.raises(InputError, match=r"another configuration.*size 64 instead of 96"):
+        synthesize(folder, replace(SMALL, size=96))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="not empty"):
+        synthesize(tmp_path, SMALL)
+
+
+def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        synthesize(tmp_path / "file" / "set", SMALL)
+
+
+def test_a_damaged_recipe_is_named(tmp_path):
+    (tmp_path / "synthetic.json").write_text("{")
+    with pytest.raises(InputError, match=r"synthetic\.json is damaged"):
+        synthesize(tmp_path, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 8}, "size of at least 32"),
+        ({"points": 0}, "points of at least 1"),
+        ({"train": -1}, "train of at least 0"),
+        ({"train": 0, "val": 0, "test": 0}, "at least one image"),
+        ({"swaps": 1.5}, "swaps is a share"),
+        ({"noise": -0.1}, "noise is a standard deviation"),
+        ({"seed": -1}, "seed of at least 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        synthesize(tmp_path / "set", replace(SMALL, **change))
+
+
+def test_the_lab_has_human36ms_subjects_actions_and_cameras():
+    random = random_stream(LAB, "nothing")
+    for split, subjects in (
+        ("train", TRAIN_SUBJECTS),
+        ("val", TRAIN_SUBJECTS),
+        ("test", TEST_SUBJECTS),
+    ):
+        parts = [part_of(LAB, split, index, random) for index in range(600)]
+        assert {part.subject for part in parts} == set(subjects)
+        assert {part.camera for part in parts} == set(LAB_CAMERAS)
+        assert {part.action for part in parts} == set(LAB_ACTIONS)
+        seen = {(part.subject, part.action, part.camera, part.frame) for part in parts}
+        assert len(seen) == 600
+    assert len(LAB_ACTIONS) == 15
+
+
+def test_four_images_in_a_row_are_four_views_of_one_moment(studio):
+    shots = [direct(LAB, "test", index, studio) for index in range(4)]
+    assert len({shot.part.camera for shot in shots}) == 4
+    for shot in shots[1:]:
+        torch.testing.assert_close(shot.joints, shots[0].joints)
+        assert shot.scene.place.seed == shots[0].scene.place.seed
+    forward = np.stack([shot.scene.view.rotation[2] for shot in shots])
+    # Neighbouring cameras look at right angles to each other, but for looking down a little.
+    assert np.abs(np.sort((forward @ forward.T)[0])[1:3]).max() < 0.05
+
+
+def test_a_subject_of_the_lab_keeps_body_and_clothes_but_not_the_pose(studio):
+    first, later = (direct(LAB, "test", index, studio) for index in (0, 8))
+    assert first.part.subject == later.part.subject
+    assert first.part.action != later.part.action
+    thigh = [(shot.joints[1] - shot.joints[4]).norm() for shot in (first, later)]
+    torch.testing.assert_close(thigh[0], thigh[1])
+    np.testing.assert_array_equal(first.outfit.skin, later.outfit.skin)
+    other = direct(LAB, "test", 4, studio)
+    assert other.part.subject != first.part.subject
+    assert (other.joints[1] - other.joints[4]).norm() != thigh[0]
+
+
+def test_who_sits_has_something_to_sit_on(studio):
+    body = len(studio.rig.faces)
+    seated = 0
+    for index in range(12):
+        shot = direct(SMALL, "train", index, studio)
+        extra = len(shot.scene.faces) - body
+        assert (extra > 0) == (shot.pose.legs == "sit")
+        if extra:
+            seated += 1
+            hips = shot.joints[1:3, 1].mean()
+            chair = shot.scene.vertices[len(studio.template.vertices) :, 1]
+            assert chair.min() > shot.scene.place.ground - 0.01
+            assert hips - chair.quantile(0.5) > -0.4
+    assert seated > 0
+
+
+def test_a_frontal_camera_looks_a_person_in_the_face_and_left_is_right():
+    rotation = looking(0.0, 0.0)
+    np.testing.assert_allclose(rotation, np.diag([1.0, -1.0, -1.0]), atol=1e-12)
+    from_left = looking(90.0, 0.0)
+    np.testing.assert_allclose(from_left[2], [-1.0, 0.0, 0.0], atol=1e-12)
+    from_above = looking(0.0, 30.0)
+    np.testing.assert_allclose(from_above[2], [0.0, -0.5, -np.sqrt(0.75)], atol=1e-12)
+    points, _ = box((0.0, 1.0, 0.0), (0.5, 2.0, 0.5))
+    view = framed(points, from_above, -8 * from_above[2], 100)
+    seen = view.to_pixels(view.to_camera(points))
+    torch.testing.assert_close((seen.amax(0) - seen.amin(0)).max().item(), 100 / MARGIN)
+    rays = view.rays(100).view(100, 100, 3)
+    along = (seen[0] - 0.5).round().long()
+    direction = points[0] - torch.from_numpy(view.position).float()
+    cosine = torch.cosine_similarity(rays[along[1], along[0]], direction, dim=0)
+    assert cosine > 0.9999
+
+
+def everywhere(surface, count, seed=0):
+    """Labels all over the body."""
+    random = np.random.default_rng(seed)
+    faces, blend = surface.anywhere(count, random)
+    points = random.uniform(0, 64, (count, 2))
+    return Labels(points, faces, blend, random.uniform(0, 64, (24, 2)))
+
+
+def place_of(studio, labels):
+    corners = studio.template.vertices[studio.template.faces[torch.from_numpy(labels.faces)]]
+    return (corners * torch.from_numpy(labels.barycentric).float()[..., None]).sum(1).numpy()
+
+
+QUIET = replace(SMALL, quality="predicted", noise=0.0, outliers=0.0, swaps=0.0, holes=0.0)
+
+
+def test_a_predictor_without_errors_is_exact(studio):
+    labels = everywhere(studio.surface, 100)
+    result = predicted(labels, studio.surface, QUIET, 32.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(result.points, labels.points)
+    np.testing.assert_array_equal(result.faces, labels.faces)
+    np.testing.assert_array_equal(result.keypoints, labels.keypoints)
+
+
+def test_jitter_has_the_deviation_asked_for_on_points_and_key_points(studio):
+    labels = everywhere(studio.surface, 4000)
+    config = replace(QUIET, noise=0.05)
+    random = np.random.default_rng(0)
+    result = predicted(labels, studio.surface, config, 32.0, random)
+    assert abs((result.points - labels.points).std() - 1.6) < 0.05
+    many = [predicted(labels, studio.surface, config, 32.0, random) for _ in range(40)]
+    moved = np.stack([one.keypoints - labels.keypoints for one in many])
+    assert abs(moved.std() - 1.6) < 0.08
+    np.testing.assert_array_equal(result.faces, labels.faces)
+
+
+def test_the_mirror_image_of_a_surface_point_is_on_the_other_side(studio):
+    labels = everywhere(studio.surface, 3000)
+    faces, blend = studio.surface.mirrored(labels.faces, labels.barycentric)
+    mirrored = place_of(studio, replace(labels, faces=faces, barycentric=blend))
+    away = np.linalg.norm(mirrored - place_of(studio, labels) * [-1, 1, 1], axis=1)
+    assert away.max() < 0.02
+    assert np.quantile(away, 0.99) < 1e-5
+    np.testing.assert_allclose(blend.sum(1), 1)
+
+
+def test_the_share_of_exchanged_points_is_the_one_asked_for(studio):
+    labels = everywhere(studio.surface, 4000)
+    config = replace(QUIET, swaps=0.1)
+    whole = 0
+    shares = []
+    for seed in range(60):
+        result = predicted(labels, studio.surface, config, 32.0, np.random.default_rng(seed))
+        whole += not np.array_equal(result.keypoints, labels.keypoints)
+        if np.array_equal(result.keypoints, labels.keypoints):
+            changed = result.faces != labels.faces
+            before, after = place_of(studio, labels)[:, 0], place_of(studio, result)[:, 0]
+            assert (before[changed] * after[changed] <= 1e-9).all()
+            shares.append(changed.mean())
+    assert abs(np.mean(shares) - 0.1) < 0.01
+    assert abs(whole / 60 - LEG_SWAPS * 0.1) < 0.18
+
+
+def test_exchanged_legs_take_their_key_points_and_all_their_points_along(studio):
+    labels = everywhere(studio.surface, 500)
+    config = replace(QUIET, swaps=1 / LEG_SWAPS)
+    result = predicted(labels, studio.surface, config, 32.0, np.random.default_rng(0))
+    left, right = SEGMENTS.index("left_knee"), SEGMENTS.index("right_knee")
+    np.testing.assert_array_equal(result.keypoints[left], labels.keypoints[right])
+    wrist = SEGMENTS.index("left_wrist")
+    np.testing.assert_array_equal(result.keypoints[wrist], labels.keypoints[wrist])
+    shin = studio.surface.segments(labels.faces, labels.barycentric) == left
+    assert shin.sum() > 5
+    assert (place_of(studio, labels)[shin, 0] > 0).all()
+    assert (place_of(studio, result)[shin, 0] < 0).all()
+
+
+def test_outliers_lie_anywhere_on_the_body(studio):
+    labels = everywhere(studio.surface, 5000)
+    config = replace(QUIET, outliers=0.2)
+    result = predicted(labels, studio.surface, config, 32.0, np.random.default_rng(1))
+    changed = result.faces != labels.faces
+    assert abs(changed.mean() - 0.2) < 0.02
+    np.testing.assert_array_equal(result.points, labels.points)
+    moved = np.linalg.norm(place_of(studio, result) - place_of(studio, labels), axis=1)
+    assert np.median(moved[changed]) > 0.3
+
+
+def test_holes_take_all_points_of_a_segment(studio):
+    labels = everywhere(studio.surface, 4000)
+    segments = studio.surface.segments(labels.faces, labels.barycentric)
+    config = replace(QUIET, holes=0.25)
+    missing = []
+    for seed in range(30):
+        result = predicted(labels, studio.surface, config, 32.0, np.random.default_rng(seed))
+        left = set(studio.surface.segments(result.faces, result.barycentric).tolist())
+        assert len(result.points) == np.isin(segments, list(left)).sum()
+        missing.append(len(set(segments.tolist()) - left))
+    assert abs(np.mean(missing) / 24 - 0.25) < 0.06
+    nothing = predicted(
+        labels, studio.surface, replace(QUIET, holes=1.0), 32.0, np.random.default_rng(0)
+    )
+    assert len(nothing.points) == 0
+
+
+def annotated(studio, labels, count):
+    return annotate(
+        labels.points,
+        labels.faces,
+        labels.barycentric,
+        labels.keypoints,
+        studio.surface,
+        count,
+        np.random.default_rng(0),
+    )
+
+
+def test_small_parts_get_more_points_than_their_share_of_pixels(studio):
+    labels = everywhere(studio.surface, 5000)
+    chosen = annotated(studio, labels, 400)
+    counts = [
+        np.bincount(studio.surface.segments(x.faces, x.barycentric), minlength=24)
+        for x in (labels, chosen)
+    ]
+    share = counts[1] / 400 / (counts[0] / 5000).clip(1e-9)
+    order = counts[0].argsort()
+    assert share[order[-3:]].mean() < 0.9
+    assert share[order[6:12]].mean() > 1.2
+    assert len(np.unique(chosen.points, axis=0)) == 400
+
+
+def test_few_visible_pixels_give_few_points(studio):
+    labels = everywhere(studio.surface, 7)
+    assert len(annotated(studio, labels, 112).points) == 7
+    nobody = everywhere(studio.surface, 0)
+    assert len(annotated(studio, nobody, 112).points) == 0
