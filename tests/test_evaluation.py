@@ -16,6 +16,7 @@ from deformlearn.evaluation import (
     true_depths,
     true_joints,
 )
+from deformlearn.skeleton import JOINT_SETS
 
 NAMES = 25
 
@@ -41,7 +42,7 @@ def test_the_truth_scores_zero(template, world):
 
 
 def test_the_mean_is_over_actions_not_over_people(template, world):
-    estimate, _, truth, actions = world
+    _, _, truth, actions = world
     joints = true_joints(truth).clone()
     joints[4:, 1:] += 17.0 * 3**-0.5  # only the two sitting people are wrong, in 16 of 17 joints
     scores = score_joints(template, joints, truth, actions)
@@ -57,7 +58,9 @@ def test_the_canonical_size_is_the_template_s_own(template):
         for a, b in ((1, 4), (4, 7), (2, 5), (5, 8))
     )
     assert canonical_mm(template) > 1000 * legs
-    assert canonical_mm(replace(template, landmarks=template.landmarks.map(lambda x: x))) == canonical_mm(template)
+    assert canonical_mm(
+        replace(template, landmarks=template.landmarks.map(lambda x: x))
+    ) == canonical_mm(template)
 
 
 def test_true_depths_are_those_the_observations_were_made_with(template, world):
@@ -83,12 +86,16 @@ def test_the_mean_pose_is_the_mean(template, world):
 def test_missing_landmarks_are_named(world):
     truth = world[2]
     with pytest.raises(InputError, match="coco_nose"):
-        from deformlearn.skeleton import JOINT_SETS
-
         true_joints(truth, JOINT_SETS["coco17"])
 
 
 def test_the_protocol_card_says_everything(template):
     text = "\n".join(ProtocolCard("synthetic", canonical_mm=canonical_mm(template)).lines())
-    for word in ("pelvis", "17 joints", "Procrustes", f"{canonical_mm(template):.0f} mm", "actions"):
+    for word in (
+        "pelvis",
+        "17 joints",
+        "Procrustes",
+        f"{canonical_mm(template):.0f} mm",
+        "actions",
+    ):
         assert word in text

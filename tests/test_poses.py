@@ -1,11 +1,11 @@
-"""posing.py, gestures.py, poses.py: an Anny puppet that reaches, stands, and never runs into itself."""
+"""rotations, posing, stances, gestures, poses: a puppet that reaches and never runs into itself."""
 
 import numpy as np
 import pytest
 import torch
 
 from deformlearn import templates
-from deformlearn.data import gestures
+from deformlearn.data.gestures import ARMS
 from deformlearn.data.poses import (
     ACTIONS,
     SEATED,
@@ -15,21 +15,17 @@ from deformlearn.data.poses import (
     overturned,
     random_pose,
 )
-from deformlearn.data.posing import (
+from deformlearn.data.posing import SEGMENT_BONES, SIDES, Build, Puppet, Rig, random_build
+from deformlearn.data.rotations import (
     FORWARD,
     LEFT,
-    SEGMENT_BONES,
-    SIDES,
     UP,
-    Build,
-    Puppet,
-    Rig,
     about,
     between,
-    random_build,
     rotation,
     rotation_vector,
 )
+from deformlearn.data.stances import LEGS
 
 TALL = Build(years=30.0, gender=0.2, muscle=0.6, weight=0.5, height=0.6, proportions=0.5)
 
@@ -180,9 +176,9 @@ def test_all_fifteen_actions_and_a_free_one_can_be_taken():
     assert len(ACTIONS) == 16
     assert "Free" in ACTIONS
     used = {arm for action in ACTIONS.values() for pair in action.arms for arm in pair}
-    assert used == set(gestures.ARMS)
-    assert {leg for action in ACTIONS.values() for leg in action.legs} == set(gestures.LEGS)
-    assert set(SEATED) <= set(gestures.LEGS)
+    assert used == set(ARMS)
+    assert {leg for action in ACTIONS.values() for leg in action.legs} == set(LEGS)
+    assert set(SEATED) <= set(LEGS)
 
 
 def test_nobody_runs_into_themselves(crowd):

@@ -30,7 +30,7 @@ def test_planted_people_are_found_again(template, planted):
 
 def test_the_closed_form_start_finds_most_of_the_turn(template, planted):
     truth, observations, crop = planted(template, 16)
-    config = replace(EXACT, stiff_steps=0, steps=1, learning_rate=1e-9)
+    config = replace(EXACT, first_steps=0, steps=1, learning_rate=1e-9)
     turned = error_mm(template, register(template, observations, crop, config)[0], truth)
     still = replace(config, orient=False)
     assert (
@@ -42,7 +42,7 @@ def test_the_closed_form_start_finds_most_of_the_turn(template, planted):
 def test_key_points_with_depths_are_enough_to_start_from(template, planted):
     truth, observations, crop = planted(template, 16)
     blind = replace(observations, point_weights=torch.zeros_like(observations.point_weights))
-    config = replace(EXACT, stiff_steps=0, steps=1, learning_rate=1e-9)
+    config = replace(EXACT, first_steps=0, steps=1, learning_rate=1e-9)
     found = register(template, blind, crop, config)[0]
     rest = Estimate.rest(template, 16)
     lifted, still = (
@@ -66,7 +66,7 @@ def test_without_points_or_depths_the_key_points_alone_are_fitted(template, plan
 
 def test_batch_size_and_order_change_nothing_but_rounding(template, planted):
     _, observations, crop = planted(template, 7)
-    config = replace(EXACT, stiff_steps=5, steps=15)
+    config = replace(EXACT, first_steps=5, steps=15)
     whole, _ = register(template, observations, crop, config)
     parts, _ = register(template, observations, crop, replace(config, batch=3))
     back = torch.arange(6, -1, -1)
@@ -88,7 +88,7 @@ def test_padding_changes_nothing(template, planted):
         barycentric=padded(observations.barycentric, 0.3),
         point_weights=padded(observations.point_weights, 0.0),
     )
-    config = replace(EXACT, stiff_steps=5, steps=15)
+    config = replace(EXACT, first_steps=5, steps=15)
     first, quality = register(template, observations, crop, config)
     second, padded_quality = register(template, longer, crop, config)
     torch.testing.assert_close(first.body.pose, second.body.pose, rtol=1e-3, atol=1e-3)
@@ -108,7 +108,7 @@ def test_the_robust_term_resists_outliers_that_ruin_the_squared_one(template, pl
 
 def test_later_rounds_start_from_predictions(template, planted):
     truth, observations, crop = planted(template, 6)
-    config = replace(EXACT, refit_learning_rate=1e-6)
+    config = replace(EXACT, learning_rate=1e-6)
     near, quality = register(template, observations, crop, config, start=truth, steps=2)
     assert error_mm(template, near, truth).max() < 1
     assert quality.converged.all()
@@ -160,7 +160,7 @@ def test_the_paper_settings_run_and_descend(template, planted):
 def test_progress_counts_people(template, planted):
     _, observations, crop = planted(template, 5)
     seen = []
-    config = replace(EXACT, stiff_steps=1, steps=1, batch=2)
+    config = replace(EXACT, first_steps=1, steps=1, batch=2)
     register(
         template, observations, crop, config, progress=lambda done, of: seen.append((done, of))
     )
@@ -176,6 +176,6 @@ def test_nobody_to_register_is_refused(template, planted):
 def test_without_a_compiler_it_runs_eagerly_and_says_so_once(template, planted, monkeypatch):
     _, observations, crop = planted(template, 2)
     monkeypatch.setattr(registration.runtime, "has_compiler", lambda: False)
-    config = replace(EXACT, stiff_steps=1, steps=1, compile="always")
+    config = replace(EXACT, first_steps=1, steps=1, compile="always")
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
         register(template, observations, crop, config)

@@ -25,9 +25,12 @@ def test_the_same_configuration_goes_on_and_another_is_refused(tmp_path):
     with RunFolder(tmp_path) as folder, pytest.raises(InputError, match="rounds: 3 became 5"):
         folder.begin(RunConfig(rounds=5), {"path": "data"})
     lifter = replace(RunConfig().lifter, width=7)
-    with RunFolder(tmp_path) as folder, pytest.raises(InputError, match=r"lifter.width: 1024 became 7"):
+    with (
+        RunFolder(tmp_path) as folder,
+        pytest.raises(InputError, match=r"lifter.width: 1024 became 7"),
+    ):
         folder.begin(RunConfig(lifter=lifter), {"path": "data"})
-    with RunFolder(tmp_path) as folder, pytest.raises(InputError, match="data.path"):
+    with RunFolder(tmp_path) as folder, pytest.raises(InputError, match=r"data\.path"):
         folder.begin(RunConfig(), {"path": "other"})
 
 

@@ -64,10 +64,9 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
             config: Any number of the preset may be changed.
 
         """
-        from deformlearn.report import print_results, write_report
-
         from deformlearn.data.synthetic import synthesize
         from deformlearn.files import write_atomically
+        from deformlearn.report import print_results, write_report
         from deformlearn.rounds import deform_and_learn
         from deformlearn.templates import load
 
@@ -185,7 +184,6 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.report import print_results, write_report
-
         from deformlearn.rounds import deform_and_learn
         from deformlearn.templates import load
 
@@ -230,7 +228,6 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.report import print_results
-
         from deformlearn.rundir import RunFolder, read_config
 
         read_config(run)
@@ -246,7 +243,6 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.report import write_report
-
         from deformlearn.templates import load
 
         print(f"report: {write_report(run, load(template), data=data).resolve()}")
@@ -263,7 +259,6 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.anatomy import describe, draw
-
         from deformlearn.templates import load
 
         template = load(file)
@@ -281,7 +276,6 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.data.check import check_dataset
-
         from deformlearn.templates import load
 
         bad = check_dataset(data, load(template), console=_console())

@@ -38,38 +38,44 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class RegistrationConfig:
-    """Weights and schedule of one registration (section 4 and 6)."""
+    """Weights and schedule of one registration (sections 4 and 6).
+
+    The first phase is led by the depths: the lifter decides which way every limb points. The second
+    trusts them little and lets the pixels decide how far (docs/decisions/0010).
+    """
 
     dense_weight: float = 1000.0
     """L_dense (paper: 1000)."""
     keypoint_weight: float = 10.0
     """2D part of L_KP (paper: 1)."""
-    depth_weight: float = 0.3
+    depth_weight: float = 0.05
     """Depth part of L_KP (paper: 1); a lifted depth deserves less trust than a pixel."""
-    scale_weight: float = 100.0
-    """L_scale (paper: 10, and 100 in the first round)."""
-    joint_weight: float = 0.1
-    """L_joint (paper: 0.001, and 1 in the first round)."""
+    scale_weight: float = 30.0
+    """L_scale (paper: 10)."""
+    joint_weight: float = 0.02
+    """L_joint (paper: 0.001)."""
     limit_weight: float = 1.0
     """Joint limits within L_joint (the paper states none)."""
     determinant_weight: float = 1.0
     """L_det (paper: 1)."""
-    stiff_scale_weight: float = 100.0
-    """L_scale in the stiff phase (paper: 100)."""
-    stiff_joint_weight: float = 1.0
-    """L_joint in the stiff phase (paper: 1)."""
-    robust: float | None = 0.15
+    first_depth_weight: float = 10.0
+    """Depth part of L_KP in the first phase (paper: 1)."""
+    first_scale_weight: float = 30.0
+    """L_scale in the first phase (paper: 100)."""
+    first_joint_weight: float = 0.1
+    """L_joint in the first phase (paper: 1)."""
+    robust: float | None = 0.08
     """Geman-McClure distance of the dense term (half crops); None is the paper's squared term."""
-    stiff_steps: int = 60
-    """Adam steps of the stiff first phase, which finds the global orientation."""
+    first_steps: int = 60
+    """Adam steps of the first phase, which finds the global orientation."""
     steps: int = 140
     """Adam steps after it."""
     refit_steps: int = 200
-    """Adam steps of a later round, which starts from predictions and has no stiff phase."""
-    learning_rate: float = 0.1
-    """Adam step size (paper: 0.1)."""
-    refit_learning_rate: float = 0.05
-    """Adam step size of a later round."""
+    """Adam steps of a later round, which starts from predictions and has no first phase."""
+    first_learning_rate: float = 0.1
+    """Adam step size of the first phase (paper: 0.1)."""
+    learning_rate: float = 0.05
+    """Adam step size after it, and of later rounds (paper: 0.1)."""
     batch: int = 500
     """People fitted at once."""
     orient: bool = True
@@ -94,7 +100,7 @@ class LifterConfig:
     """Weight of the facing heuristic, which rules out the mirror solution (Kudo: 1)."""
     mirror: bool = True
     """Also train on left-right mirrored poses."""
-    elevation: float = 0.0
+    elevation: float = 0.12
     """Standard deviation of a random camera elevation of the fake views (radians; Kudo: 0)."""
     hidden: float = 0.0
     """Share of key points hidden from the generator in training, so that it can lift half poses."""
@@ -200,16 +206,19 @@ PAPER_REGISTRATION = RegistrationConfig(
     scale_weight=10.0,
     joint_weight=0.001,
     limit_weight=0.0,
+    first_depth_weight=1.0,
+    first_scale_weight=100.0,
+    first_joint_weight=1.0,
     robust=None,
     orient=False,
-    refit_learning_rate=0.1,
+    learning_rate=0.1,
 )
 """Section 6 of the paper, with the number of Adam steps it leaves open filled in by us."""
 
 PAPER = RunConfig(
     rounds=4,
     registration=PAPER_REGISTRATION,
-    lifter=LifterConfig(batch=16, average=0.0, mirror=False, steps=200000),
+    lifter=LifterConfig(batch=16, average=0.0, mirror=False, elevation=0.0, steps=200000),
     regressor=RegressorConfig(joint_weight=0.0, auxiliary=False, later_rate=1.0),
 )
 
@@ -228,7 +237,7 @@ PRESETS: dict[str, DemoConfig] = {
         SyntheticConfig(train=160, val=16, test=32, size=96),
         RunConfig(
             rounds=2,
-            registration=RegistrationConfig(stiff_steps=30, steps=50, refit_steps=40),
+            registration=RegistrationConfig(first_steps=30, steps=50, refit_steps=40),
             lifter=LifterConfig(width=128, steps=600, learning_rate=5e-4, average=0.99),
             regressor=replace(_LAPTOP_REGRESSOR, size=64, epochs=1, batch=16, head_steps=60),
         ),

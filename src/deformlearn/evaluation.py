@@ -157,6 +157,9 @@ def lifter_only(
 ) -> Scores:
     """Kudo's row: 2D key points with lifted depths, no body; sized by the canonical bone sum."""
     chosen, theirs = joint_set(PROTOCOL_JOINTS), lifted.joint_set
+    missing = [name for name in chosen.landmarks if name not in theirs.landmarks]
+    if missing:
+        raise InputError(f"the joint set {theirs.name!r} has no {', '.join(missing)} to be scored")
     order = [theirs.landmarks.index(name) for name in chosen.landmarks]
     pose = torch.cat([lifted.keypoints, lifted.depths[..., None]], -1)[:, order]
     size = canonical_mm(template) / bone_sum(pose, chosen)

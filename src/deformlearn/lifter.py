@@ -182,9 +182,9 @@ def start_training(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         lifter, average = (
-            Lifter(
-                joints, config.width, sees_hidden=config.hidden > 0, symmetric=config.mirror
-            ).to(device)
+            Lifter(joints, config.width, sees_hidden=config.hidden > 0, symmetric=config.mirror).to(
+                device
+            )
             for _ in range(2)
         )
         opponent = PoseNetwork(2 * len(joint_set(joints)), 1, config.width).to(device)

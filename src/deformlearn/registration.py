@@ -38,14 +38,14 @@ class Weights(TensorData):
     determinant: Tensor
 
     @staticmethod
-    def of(config: RegistrationConfig, device: torch.device, *, stiff: bool = False) -> Weights:
-        """The weights of a configuration; `stiff` gives those of the first phase."""
+    def of(config: RegistrationConfig, device: torch.device, *, first: bool = False) -> Weights:
+        """The weights of a configuration; `first` gives those of the first phase."""
         numbers = (
             config.dense_weight,
             config.keypoint_weight,
-            config.depth_weight,
-            config.stiff_scale_weight if stiff else config.scale_weight,
-            config.stiff_joint_weight if stiff else config.joint_weight,
+            config.first_depth_weight if first else config.depth_weight,
+            config.first_scale_weight if first else config.scale_weight,
+            config.first_joint_weight if first else config.joint_weight,
             config.limit_weight,
             config.determinant_weight,
         )
@@ -96,7 +96,7 @@ def register(
     """The estimates that explain the observations best, and how well they do.
 
     Without `start`, each person begins at the closed-form orientation (or the rest pose) and goes
-    through the stiff phase of the first round. With `start`, only the soft phase runs. People are
+    through both phases. With `start`, only the second phase runs. People are
     independent: neither their order nor the batch size changes a result beyond rounding.
     """
     people = len(observations.points)
@@ -136,7 +136,7 @@ def quality_of(
     crop: Crop,
     config: RegistrationConfig,
 ) -> Quality:
-    """How well estimates from anywhere explain the observations, under the soft weights."""
+    """How well estimates from anywhere explain the observations, under the second phase's weights."""
     weights = Weights.of(config, observations.points.device)
     with torch.no_grad():
         problem = _problem(template, observations)
@@ -198,15 +198,15 @@ def _register_batch(
     if start is None:
         first = oriented_start(template, observations, problem.points, closed_form=config.orient)
         variables = Variables.of(first)
-        stiff = Weights.of(config, device, stiff=True)
+        leading = Weights.of(config, device, first=True)
         _descend(
-            template, variables, problem, stiff, config,
-            energy=energy, steps=config.stiff_steps, rate=config.learning_rate,
+            template, variables, problem, leading, config,
+            energy=energy, steps=config.first_steps, rate=config.first_learning_rate,
         )  # fmt: skip
         steps, rate = steps or config.steps, config.learning_rate
     else:
         variables = Variables.of(start)
-        steps, rate = steps or config.refit_steps, config.refit_learning_rate
+        steps, rate = steps or config.refit_steps, config.learning_rate
     before = _descend(
         template, variables, problem, soft, config, energy=energy, steps=steps, rate=rate
     )

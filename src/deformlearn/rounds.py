@@ -69,14 +69,12 @@ class Workshop:
     test: Split | None
 
 
-def load_split(data: Path, split: str, size: int, workers: int) -> Split:
+def load_split(data: Path, split: str, template: BodyTemplate, size: int, workers: int) -> Split:
     """People, pixels and (where there is one) truth of a split."""
-    people = read_people(data, split)
-    images = load_images(data, split, people.crop, size, workers=workers)
+    people = read_people(data, split, template)
+    images = load_images(data, split, people, size, workers=workers)
     has_truth = any((data / "truth").glob(f"{split}-*.parquet"))
-    truth = read_truth(data, split) if has_truth else None
-    if truth is not None and truth.keys != people.keys:
-        raise InputError(f"truth and observations of {data}, split {split!r}, name other people")
+    truth = read_truth(data, split, people.keys) if has_truth else None
     return Split(people, images, truth)
 
 
@@ -89,19 +87,21 @@ def deform_and_learn(
     continues from its last checkpoint.
     """
     info = read_info(data)
-    if info.fingerprint != template.fingerprint:
-        raise InputError(
-            f"{data} was made for the template {info.template!r} ({info.fingerprint}), "
-            f"not for {template.name!r} ({template.fingerprint})"
-        )
     with RunFolder(out) as folder:
         folder.begin(config, {"path": str(data.resolve()), "template": asdict(info)})
         size = config.regressor.size
         watch.say(f"reading {data}")
-        train = load_split(data, "train", size, config.workers)
-        test = load_split(data, "test", size, config.workers) if "test" in splits(data) else None
-        for unreadable in train.images.unreadable:
-            watch.say(f"left out: {unreadable.key}: {unreadable.reason}")
+        train = load_split(data, "train", template, size, config.workers)
+        test = (
+            load_split(data, "test", template, size, config.workers)
+            if "test" in splits(data)
+            else None
+        )
+        for split in filter(None, (train, test)):
+            for rejected in split.people.rejected:
+                watch.say(f"left out: {rejected.where}: {rejected.reason}")
+            for unreadable in split.images.unreadable:
+                watch.say(f"left out: {unreadable.key}: {unreadable.reason}")
         device = runtime.device(config.device)
         shop = Workshop(data, folder, config, template.to(device), device, watch, train, test)
         found_lifter = _lifter(shop)
@@ -205,7 +205,7 @@ def _register_round(shop: Workshop, lifted: Observations, round_: int) -> Estima
 
 def _learn_round(shop: Workshop, target: Estimate, round_: int) -> None:
     """LEARN: train on the fits, then predict every image for the next round and for evaluation."""
-    folder, config = shop.folder, shop.config
+    folder = shop.folder
     if folder.record("learn", round_) is not None:
         return
     start = time.monotonic()
@@ -271,15 +271,19 @@ def _refine(shop: Workshop, found_lifter: Lifter) -> None:
     people = shop.test.people
     predictions = read_estimates(folder.round_path(last, "predictions-test.parquet"), shop.template)
     lifted = found_lifter.to(shop.device).lift(people.observations.to(shop.device))
-    with shop.watch.stage("refine the test predictions", len(people)) as advance:
-        found = register(
-            shop.template,
-            lifted,
-            people.crop.to(shop.device),
-            shop.config.registration,
-            start=predictions.estimate.to(shop.device),
-            progress=lambda done, _: advance(done),
-        )
+    found = None
+    # A prediction that faces the wrong way is beyond repair, so each person has a second start.
+    for start in (predictions.estimate.to(shop.device), None):
+        with shop.watch.stage("refine the test predictions", len(people)) as advance:
+            fitted = register(
+                shop.template,
+                lifted,
+                people.crop.to(shop.device),
+                shop.config.registration,
+                start=start,
+                progress=lambda done, _, tell=advance: tell(done),
+            )
+        found = fitted if found is None else keep_best(found, fitted)
     refined = _estimates(shop, people, found)
     write_estimates(folder.round_path(last, "refined-test.parquet"), refined, shop.template)
     scores = _score(shop, shop.test, found[0])

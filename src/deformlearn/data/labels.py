@@ -14,9 +14,12 @@ from jaxtyping import Float, Int
 
 from deformlearn.body import BodyTemplate
 from deformlearn.config import SyntheticConfig
-from deformlearn.skeleton import SEGMENTS, mirrored_name
+from deformlearn.skeleton import SEGMENTS, joint_set, mirrored_name
 
 Random = np.random.Generator
+
+KEYPOINTS = joint_set("skeleton25").names
+"""What is marked on every person: the joints of the body model and the top of the head."""
 
 LEG_SWAPS = 3.0
 """People whose whole legs are exchanged, per share of points that are (config.swaps)."""
@@ -31,7 +34,7 @@ class Labels:
     points: Float[np.ndarray, "points 2"]
     faces: Int[np.ndarray, "points"]
     barycentric: Float[np.ndarray, "points 3"]
-    keypoints: Float[np.ndarray, "24 2"]
+    keypoints: Float[np.ndarray, "25 2"]
 
 
 class Surface:
@@ -95,7 +98,7 @@ def annotate(
     pixels: Float[np.ndarray, "visible 2"],
     faces: Int[np.ndarray, "visible"],
     barycentric: Float[np.ndarray, "visible 3"],
-    keypoints: Float[np.ndarray, "24 2"],
+    keypoints: Float[np.ndarray, "25 2"],
     surface: Surface,
     count: int,
     random: Random,
@@ -125,7 +128,7 @@ def predicted(
     if random.random() < LEG_SWAPS * config.swaps:
         swapped |= np.isin(segments, [SEGMENTS.index(name) for name in _LEGS])
         exchanged = [
-            SEGMENTS.index(mirrored_name(name) if name in _LEGS else name) for name in SEGMENTS
+            KEYPOINTS.index(mirrored_name(name) if name in _LEGS else name) for name in KEYPOINTS
         ]
         keypoints = keypoints[exchanged]
     faces[swapped], barycentric[swapped] = surface.mirrored(faces[swapped], barycentric[swapped])

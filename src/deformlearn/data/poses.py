@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from deformlearn.body import BodyTemplate
-from deformlearn.data.gestures import ARMS, LEGS
-from deformlearn.data.posing import SEGMENT_BONES, SIDES, Puppet, RestBody, rotation_vector
+from deformlearn.data.gestures import ARMS
+from deformlearn.data.posing import SEGMENT_BONES, SIDES, Puppet, RestBody
+from deformlearn.data.rotations import rotation_vector
+from deformlearn.data.stances import LEGS
 from deformlearn.skeleton import PARENTS
 
 Random = np.random.Generator

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 
 from deformlearn.data.rotations import (
+    FORWARD,
     LEFT,
     UP,
     Degrees,
     about,
-    between,
     bend_towards,
+    between,
     cross,
     euler,
     length,

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from deformlearn.data.posing import UP, Degrees, about
-from deformlearn.data.wardrobe import Paint, fabric, random_waves
+from deformlearn.data.cloth import fabric, random_waves
+from deformlearn.data.rotations import UP, Degrees, about
+from deformlearn.data.wardrobe import Paint
 from deformlearn.render import Fragments, rasterise
 
 Random = np.random.Generator

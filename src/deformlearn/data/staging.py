@@ -17,9 +17,11 @@ from torch import Tensor
 from deformlearn import templates
 from deformlearn.body import BodyTemplate
 from deformlearn.config import SyntheticConfig
+from deformlearn.data.cloth import fabric
 from deformlearn.data.labels import Surface
 from deformlearn.data.poses import ACTIONS, SEATED, Pose, random_pose
-from deformlearn.data.posing import SEGMENT_BONES, UP, Rig, about, random_build
+from deformlearn.data.posing import SEGMENT_BONES, Rig, random_build
+from deformlearn.data.rotations import UP, about
 from deformlearn.data.scenery import (
     MARGIN,
     Light,
@@ -32,7 +34,7 @@ from deformlearn.data.scenery import (
     random_light,
     random_place,
 )
-from deformlearn.data.wardrobe import Outfit, Wardrobe, fabric, random_outfit
+from deformlearn.data.wardrobe import Outfit, Wardrobe, random_outfit
 
 FOCAL = 8.0
 """Focal length of wild views over the side of the crop: a person photographed from some 15 m."""
@@ -83,8 +85,8 @@ def part_of(config: SyntheticConfig, split: str, index: int, stream: np.random.G
     subjects = TEST_SUBJECTS if split == "test" else TRAIN_SUBJECTS
     rest, camera = divmod(index, len(LAB_CAMERAS))
     rest, subject = divmod(rest, len(subjects))
-    frame, action = divmod(rest, len(LAB_ACTIONS))
-    return Part(subjects[subject], LAB_ACTIONS[action], list(LAB_CAMERAS)[camera], frame)
+    frame, number = divmod(rest, len(LAB_ACTIONS))
+    return Part(subjects[subject], LAB_ACTIONS[number], list(LAB_CAMERAS)[camera], frame)
 
 
 def random_stream(config: SyntheticConfig, *key: str | int) -> np.random.Generator:
@@ -115,10 +117,10 @@ def direct(config: SyntheticConfig, split: str, index: int, studio: Studio) -> S
         return random_stream(config, *words)
 
     part = part_of(config, split, index, stream(split, index, "part"))
+    who: tuple[str | int, ...] = (split, index)
+    moment = who
     if config.people == "lab":
         who, moment = (part.subject,), (split, part.subject, part.action, part.frame)
-    else:
-        who = moment = (split, index)
     build = random_build(stream(*who, "build"))
     outfit = random_outfit(stream(*who, "outfit"), build.gender)
     body = studio.rig.body(build)

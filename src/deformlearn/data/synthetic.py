@@ -10,11 +10,12 @@ import contextlib
 import io
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from deformlearn.config import SyntheticConfig
-from deformlearn.data.labels import annotate, predicted
+from deformlearn.data.labels import KEYPOINTS, annotate, predicted
 from deformlearn.data.scenery import picture, sample_grid
 from deformlearn.data.shards import (
     DatasetInfo,
@@ -38,12 +39,8 @@ from deformlearn.data.staging import Shot, Studio, direct, random_stream
 from deformlearn.data.wardrobe import Paint
 from deformlearn.errors import InputError
 from deformlearn.render import Fragments, rasterise, vertex_normals
-from deformlearn.skeleton import SEGMENTS
 
 SPLITS = ("train", "val", "test")
-LANDMARKS = (*SEGMENTS, "head_top")
-"""Names of the truth's landmarks."""
-
 SHARD = 250
 """People in a shard."""
 
@@ -87,12 +84,12 @@ def synthesize(
     info = DatasetInfo(
         template=studio.template.name,
         fingerprint=studio.template.fingerprint,
-        joints="smpl24",
-        landmarks=LANDMARKS,
+        joints="skeleton25",
+        landmarks=KEYPOINTS,
         description=f"Synthetic people ({config.people}, {config.quality} labels), seed {config.seed}",
     )
     folder = Path(folder)
-    _claim(folder, config)
+    _claim(folder, {"recipe": RECIPE, "template": info.fingerprint, **asdict(config)})
     write_info(folder, info)
     total = sum(getattr(config, split) for split in SPLITS)
     missing = [
@@ -118,9 +115,7 @@ def synthesize(
             people += made
             done += len(made)
             if part is not None and len(people) == lengths[part]:
-                # Observations come last: they are what says that a shard is whole.
-                write_truth(folder, *part, [truth for _, truth in people])
-                write_rows(folder, *part, [row for row, _ in people])
+                _write(folder, *part, people)
                 people, part = [], next(waiting, None)
             if progress is not None:
                 progress(done, total)
@@ -160,11 +155,13 @@ def _photograph(
     visible = samples[(rows % 2 == 1) & (columns % 2 == 1) & is_body]
     pixels = torch.stack([visible.pixels % side, visible.pixels // side], 1) / 2
     joints = scene.view.to_camera(shot.joints)
+    top = seen[studio.template.vertices[:, 1].argmax()]
+    landmarks = torch.cat([joints, top[None]])
     labels = annotate(
         pixels.numpy(),
         visible.faces.numpy(),
         visible.barycentric.numpy(),
-        scene.view.to_pixels(joints).numpy(),
+        scene.view.to_pixels(landmarks).numpy(),
         studio.surface,
         config.points,
         random_stream(config, split, index, "points"),
@@ -188,8 +185,7 @@ def _photograph(
         camera=shot.part.camera,
         frame=shot.part.frame,
     )
-    top = seen[studio.template.vertices[:, 1].argmax()]
-    landmarks = (torch.cat([joints, top[None]]) - joints[0]) * 1000
+    landmarks = (landmarks - joints[0]) * 1000
     vertices = None if split == "train" else ((seen[:count] - joints[0]) * 1000).numpy()
     return row, TruthRow(key, landmarks.numpy(), vertices)
 
@@ -235,10 +231,9 @@ def _check(config: SyntheticConfig) -> None:
         raise InputError(f"noise is a standard deviation and at least 0, got {config.noise}")
 
 
-def _claim(folder: Path, config: SyntheticConfig) -> None:
+def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     """Note in the folder what is made there; refuse a folder of anything else."""
     recipe = folder / "synthetic.json"
-    wanted = {"recipe": RECIPE, **asdict(config)}
     try:
         if recipe.exists():
             found = json.loads(recipe.read_text())
@@ -266,6 +261,18 @@ def _claim(folder: Path, config: SyntheticConfig) -> None:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
+def _write(folder: Path, split: str, shard: int, people: list[tuple[Row, TruthRow]]) -> None:
+    """Write a shard of people and of their truth."""
+    try:
+        write_truth(folder, split, shard, [truth for _, truth in people])
+        write_rows(folder, split, shard, [row for row, _ in people])
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror or error}; "
+            f"run again to go on with the shards that are missing"
+        ) from error
+
+
 def _shard_paths(folder: Path, split: str, shard: int) -> list[Path]:
     name = f"{split}-{shard:05d}.parquet"
     return [folder / kind / name for kind in ("observations", "truth")]
@@ -276,7 +283,7 @@ def _length(config: SyntheticConfig, split: str, shard: int) -> int:
     return min(SHARD, getattr(config, split) - shard * SHARD)
 
 
-def _made(tasks: list[_Task], workers: int) -> Iterator[list[tuple[Row, TruthRow]]]:
+def _made(tasks: list[_Task], workers: int) -> Generator[list[tuple[Row, TruthRow]]]:
     """The people of each task, in order, made by this process or by several."""
     if workers <= 1:
         yield from map(_make, tasks)

@@ -15,6 +15,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
+from deformlearn.data.cloth import (
+    Cloth,
+    Waves,
+    colour_of,
+    fabric,
+    random_cloth,
+    random_waves,
+    weave,
+)
 from deformlearn.skeleton import SEGMENTS
 
 Random = np.random.Generator
@@ -32,26 +41,8 @@ _PARTS = {
 }
 
 _SKIN = ("f3d3bd", "eabf9f", "d9a57e", "bf8a63", "98694a", "6f4a35", "4e3327")
-_HAIR = ("17120f", "2e1f16", "4f3420", "7b5732", "b08a52", "7a3b1e", "9b9895", "d0cdc8")
-_FABRIC = (
-    "1b1d22 f2f0ea 8d9094 5a5e64 25324d 3f5878 6d8fb5 a9c2d8 7a2430 b23a3a d9765a e7c9a0 c2a878 "
-    "8a7550 5f6b3e 3f5a46 7fa38a 2f6f73 59426e a2809e e3b7bf d8b13b e9e1c6 433a33"
-).split()
 _DENIM = ("1f2a40", "2d4467", "3f5f8a", "6a88ab", "24262b")
-
-
-def _colour(code: str) -> np.ndarray:
-    return np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)]) / 255
-
-
-def fabric(random: Random) -> np.ndarray:
-    """A colour clothes come in: mostly quiet ones, sometimes anything."""
-    if random.random() < 0.15:
-        return random.uniform(0.05, 0.95, 3)
-    shade = _colour(_FABRIC[random.integers(len(_FABRIC))])
-    return np.clip(shade * random.uniform(0.85, 1.15) + random.normal(0, 0.03, 3), 0.02, 0.97)
-
-
+_HAIR = ("17120f", "2e1f16", "4f3420", "7b5732", "b08a52", "7a3b1e", "9b9895", "d0cdc8")
 _SHIRTS = {
     "plain": 38,
     "heather": 12,
@@ -65,47 +56,6 @@ _SHIRTS = {
 _TROUSERS = {"plain": 72, "heather": 10, "hoops": 2, "pinstripes": 6, "checks": 4, "blotches": 6}
 _JACKETS = {"plain": 7, "heather": 2, "checks": 1}
 """Patterns, and how often a garment has them (per cent or per ten)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Cloth:
-    """Two colours and the pattern they make."""
-
-    pattern: str
-    colours: Float[np.ndarray, "2 3"]
-    pitch: float
-    """Distance from one stripe or dot to the next (metres)."""
-    duty: float
-    """Share of the pitch that has the second colour."""
-    waves: Waves
-    """Where blotches lie and creases run."""
-
-
-@dataclass(frozen=True, eq=False)
-class Waves:
-    """A smooth random function of place: a mean of plane waves, without seams."""
-
-    directions: Float[Tensor, "waves 3"]
-    """Radians a metre."""
-    phases: Float[Tensor, "waves"]
-
-    def value(self, place: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
-        return torch.sin(place @ self.directions.T + self.phases).mean(-1)
-
-    def slope(self, place: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-        """Gradient of the value, in units of the mean wave number."""
-        size = self.directions.norm(dim=-1).mean()
-        wave = torch.cos(place @ self.directions.T + self.phases)
-        return wave @ self.directions / (len(self.phases) * size)
-
-
-def random_waves(random: Random, count: int, low: float, high: float) -> Waves:
-    """Waves of `low` to `high` periods a metre in random directions."""
-    directions = random.normal(size=(count, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    periods = np.exp(random.uniform(np.log(low), np.log(high), count))
-    turns = torch.from_numpy(directions * periods[:, None] * 2 * np.pi).float()
-    return Waves(turns, torch.from_numpy(random.uniform(0, 2 * np.pi, count)).float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,21 +97,10 @@ class Outfit:
     """How deep folds in the cloth look."""
 
 
-def _cloth(random: Random, colours: Float[np.ndarray, "2 3"], odds: dict[str, int]) -> Cloth:
-    chances = np.array(list(odds.values())) / sum(odds.values())
-    return Cloth(
-        str(random.choice(list(odds), p=chances)),
-        colours,
-        pitch=random.uniform(0.03, 0.1),
-        duty=random.uniform(0.25, 0.6),
-        waves=random_waves(random, 6, 3.0, 10.0),
-    )
-
-
 def random_outfit(random: Random, gender: float) -> Outfit:
     """Clothes, skin and hair of a random person; `gender` (Anny's, 0 to 1) only moves the odds."""
     tone = int(random.integers(len(_SKIN)))
-    skin = _colour(_SKIN[tone])
+    skin = colour_of(_SKIN[tone])
 
     def fabrics() -> np.ndarray:
         """Two colours for a garment, neither of them like the skin: the person is dressed."""
@@ -176,19 +115,19 @@ def random_outfit(random: Random, gender: float) -> Outfit:
     length = random.choice(
         [0.02, 0.07, 0.2], p=[0.75, 0.2, 0.05] if gender < 0.5 else [0.3, 0.3, 0.4]
     )
-    top = _cloth(random, fabrics(), _SHIRTS)
+    top = random_cloth(random, fabrics(), _SHIRTS)
     if random.random() < 0.4:
-        denim = _colour(_DENIM[random.integers(len(_DENIM))]) * random.uniform(0.85, 1.15)
-        trousers = _cloth(random, np.stack([denim, denim * 1.25]), {"heather": 1})
+        denim = colour_of(_DENIM[random.integers(len(_DENIM))]) * random.uniform(0.85, 1.15)
+        trousers = random_cloth(random, np.stack([denim, denim * 1.25]), {"heather": 1})
     else:
-        trousers = _cloth(random, fabrics(), _TROUSERS)
-    jacket = _cloth(random, fabrics(), _JACKETS) if random.random() < 0.18 else None
+        trousers = random_cloth(random, fabrics(), _TROUSERS)
+    jacket = random_cloth(random, fabrics(), _JACKETS) if random.random() < 0.18 else None
     kind = random.choice(4, p=[0.05, 0.6, 0.2, 0.15])
     leather = fabric(random) if random.random() < 0.5 else np.full(3, random.uniform(0.05, 0.3))
     return Outfit(
         skin=skin * random.uniform(0.93, 1.05),
         mottle=random_waves(random, 8, 4.0, 30.0),
-        hair=_colour(hair) * random.uniform(0.8, 1.2),
+        hair=colour_of(hair) * random.uniform(0.8, 1.2),
         hairline=random.uniform(0.045, 0.075),
         hair_length=-1.0 if random.random() < 0.07 * (1.5 - gender) else float(length),
         beard=random.uniform(0.3, 0.9) if gender < 0.4 and random.random() < 0.35 else 0.0,
@@ -290,7 +229,7 @@ class Wardrobe:
             coat = torch.where(on_arm, (arm < 1.95) & (named["hand"] < 0.5), trunk & (around > 0.1))
             layers.append((coat & ~((z > 0.0) & (x.abs() < gap) & ~on_arm), outfit.jacket))
         for worn, garment in layers:
-            colour = torch.where(worn[:, None], _weave(garment, place, arm, leg, on_arm), colour)
+            colour = torch.where(worn[:, None], weave(garment, place, arm, leg, on_arm), colour)
             slope = garment.waves.slope(place * place.new_tensor([1.0, 0.45, 1.0]))
             bump = torch.where(worn[:, None], slope * outfit.creases, bump)
             cloth |= worn
@@ -355,44 +294,6 @@ class Wardrobe:
         ball = torch.where(iris[:, None], new([0.13, 0.09, 0.07]), white)
         in_socket = front & (from_pupil < 0.016) & (level.abs() < 0.0085)
         return torch.where(in_socket[:, None], ball, colour)
-
-
-def _weave(
-    cloth: Cloth,
-    place: Float[Tensor, "points 3"],
-    arm: Float[Tensor, "points"],
-    leg: Float[Tensor, "points"],
-    on_arm: Bool[Tensor, "points"],
-) -> Float[Tensor, "points 3"]:
-    """Colour of a garment; stripes go around trunk and limbs alike."""
-    first, second = (place.new_tensor(colour) for colour in cloth.colours)
-    # Metres along the limb or the trunk, so that hoops stay hoops on a hanging arm.
-    down = torch.where(on_arm, 0.28 * arm, -place[:, 1])
-    across = torch.where(on_arm, place[:, 2], place[:, 0] + 0.4 * place[:, 2])
-
-    def stripe(along: Tensor, pitch: float) -> Tensor:
-        return ((along / pitch) % 1 < cloth.duty).float()
-
-    if cloth.pattern == "plain":
-        share = torch.zeros_like(down)
-    elif cloth.pattern == "heather":
-        grain = torch.sin(place @ place.new_tensor([831.0, 397.0, 613.0]))
-        share = 0.25 + 0.2 * grain + 0.35 * cloth.waves.value(place)
-    elif cloth.pattern == "hoops":
-        share = stripe(down, cloth.pitch)
-    elif cloth.pattern == "pinstripes":
-        share = stripe(across, cloth.pitch * 0.5)
-    elif cloth.pattern == "checks":
-        share = 0.5 * (stripe(down, cloth.pitch) + stripe(across, cloth.pitch))
-    elif cloth.pattern == "dots":
-        cell = torch.stack([down / cloth.pitch, across / cloth.pitch], -1) % 1 - 0.5
-        share = (cell.norm(dim=-1) < 0.3).float()
-    elif cloth.pattern == "blotches":
-        share = (cloth.waves.value(place) * 6 + 0.5).clamp(0, 1)
-    else:
-        badge = (place[:, 0].abs() < 0.09) & ((place[:, 1] - 0.36).abs() < 0.08) & (place[:, 2] > 0)
-        share = (badge & (cloth.waves.value(place * 4) > -0.1)).float()
-    return first + (second - first) * share.clamp(0, 1)[:, None]
 
 
 def _along(points: Float[Tensor, "points 3"], chain: list[Tensor]) -> Float[Tensor, "points"]:

@@ -1,0 +1,104 @@
+"""scenery.py: cameras, rooms, shadows and light."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from deformlearn.data.scenery import (
+    MARGIN,
+    Light,
+    Place,
+    Scene,
+    ShadowMap,
+    View,
+    background,
+    box,
+    framed,
+    looking,
+    random_light,
+    random_place,
+)
+
+
+def test_a_frontal_camera_looks_a_person_in_the_face_and_left_is_right():
+    rotation = looking(0.0, 0.0)
+    np.testing.assert_allclose(rotation, np.diag([1.0, -1.0, -1.0]), atol=1e-12)
+    from_left = looking(90.0, 0.0)
+    np.testing.assert_allclose(from_left[2], [-1.0, 0.0, 0.0], atol=1e-12)
+    from_above = looking(0.0, 30.0)
+    np.testing.assert_allclose(from_above[2], [0.0, -0.5, -np.sqrt(0.75)], atol=1e-12)
+    points, _ = box((0.0, 1.0, 0.0), (0.5, 2.0, 0.5))
+    view = framed(points, from_above, -8 * from_above[2], 100)
+    seen = view.to_pixels(view.to_camera(points))
+    torch.testing.assert_close((seen.amax(0) - seen.amin(0)).max().item(), 100 / MARGIN)
+    rays = view.rays(100).view(100, 100, 3)
+    along = (seen[0] - 0.5).round().long()
+    direction = points[0] - torch.from_numpy(view.position).float()
+    cosine = torch.cosine_similarity(rays[along[1], along[0]], direction, dim=0)
+    assert cosine > 0.9999
+
+
+def bare_room(**changes):
+    """A grey floor at height 0 and one wall 2 metres beyond the world's origin, towards -z."""
+    room = Place(
+        ground=0.0,
+        floor=np.full((2, 3), 0.5),
+        tiles=0.0,
+        walls=np.array([[0.0, -1.0, 2.0, 3.0]]),
+        wall_colours=np.array([[0.9, 0.1, 0.1]]),
+        panels=np.array([[0.0, -0.2, 0.2, 0.5, 1.5]]),
+        panel_colours=np.array([[0.1, 0.1, 0.9]]),
+        sky=np.array([[0.8, 0.8, 0.8], [0.2, 0.2, 1.0]]),
+        seed=0,
+    )
+    return replace(room, **changes)
+
+
+FRONT = View(looking(0.0, 0.0), np.array([0.0, 1.0, 6.0]), 40.0, np.array([20.0, 20.0]))
+"""Forty pixels that see 8 metres across the wall of `bare_room`."""
+
+
+def test_a_room_has_a_floor_below_a_wall_behind_and_a_picture_on_it():
+    colour, is_floor, points = background(bare_room(), FRONT, 40)
+    colour, is_floor = colour.view(40, 40, 3), is_floor.view(40, 40)
+    assert is_floor[-1].all()
+    assert not is_floor[:20].any()
+    assert points.view(40, 40, 3)[is_floor][:, 1].abs().max() < 1e-5
+    middle = colour[20, 20]
+    assert middle[2] > middle[0]
+    beside = colour[20, 5]
+    assert beside[0] > 2 * beside[1]
+
+
+def test_above_a_wall_is_sky_and_from_outside_a_wall_cannot_be_seen():
+    none = {"panels": np.zeros((0, 5)), "panel_colours": np.zeros((0, 3))}
+    low = bare_room(walls=np.array([[0.0, -1.0, 2.0, 0.2]]), **none)
+    colour, is_floor, _ = background(low, FRONT, 40)
+    above = colour.view(40, 40, 3)[2]
+    assert (above[:, 2] > above[:, 0]).all()
+    behind = bare_room(walls=np.array([[0.0, 1.0, 2.0, 3.0]]), **none)
+    colour, is_floor, _ = background(behind, FRONT, 40)
+    assert is_floor.view(40, 40)[25].all()
+    tiled, _, _ = background(replace(behind, tiles=0.5, floor=np.eye(3)[:2]), FRONT, 40)
+    assert tiled.view(40, 40, 3)[35].std(0).max() > 0.2
+
+
+def test_a_table_shades_the_ground_beneath_it_and_nothing_else():
+    corners, faces = box((0.0, 1.0, 0.0), (1.0, 0.1, 1.0))
+    light = Light(np.array([0.0, 1.0, 1e-3]), np.ones(3), np.ones(3))
+    scene = Scene(corners, faces, FRONT, bare_room(), light)
+    spots = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.2, -0.3], [0.9, 0.0, 0.0], [0.0, 1.5, 0.0]])
+    blocked = ShadowMap(scene, 64).shade(spots, 0.01)
+    assert blocked.tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_lamps_are_above_and_places_are_around():
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        facing = looking(random.uniform(-180, 180), random.uniform(-10, 30))[2]
+        light, place = random_light(random, facing), random_place(random, -1.0, facing)
+        assert light.towards[1] > 0.1
+        assert light.lamp.min() > 0
+        assert (place.walls[:, 2] > 0.5).all()
+        assert (place.floor >= 0).all()

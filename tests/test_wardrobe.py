@@ -1,0 +1,81 @@
+"""wardrobe.py, cloth.py: every garment is where it should be."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deformlearn.data.staging import Studio
+from deformlearn.data.wardrobe import random_outfit
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio.open()
+
+
+@pytest.fixture(scope="module")
+def dressing(studio):
+    """The wardrobe at every vertex of the body, and an outfit to change."""
+    outfit = random_outfit(np.random.default_rng(3), 0.9)
+    plain = replace(outfit.top, pattern="plain", colours=np.array([[0.1, 0.8, 0.1]] * 2))
+    outfit = replace(outfit, top=plain, jacket=None, sleeve=1.93, shoe=np.array([0.1, 0.1, 0.8]))
+    return studio.wardrobe, replace(outfit, skin=np.array([0.8, 0.6, 0.5]), belt=None, hem=0.05)
+
+
+def colour_at(studio, dressing, outfit, landmark):
+    """Colour of the skin nearest to a landmark of the resting body."""
+    wardrobe, _ = dressing
+    names = studio.template.landmark_names
+    place = studio.template.landmarks.rest[names.index(landmark)]
+    vertex = (studio.template.vertices - place).norm(dim=-1).argmin()
+    return wardrobe.paint(outfit, wardrobe.attributes).albedo[vertex].numpy()
+
+
+def test_sleeves_end_where_the_outfit_says(studio, dressing):
+    _, outfit = dressing
+    green = [0.1, 0.8, 0.1]
+    np.testing.assert_allclose(colour_at(studio, dressing, outfit, "left_elbow"), green, atol=1e-6)
+    short = replace(outfit, sleeve=0.5)
+    assert colour_at(studio, dressing, short, "left_elbow")[0] > 0.6
+    tank = replace(outfit, sleeve=-1.0)
+    assert colour_at(studio, dressing, tank, "left_elbow")[0] > 0.6
+    np.testing.assert_allclose(colour_at(studio, dressing, tank, "spine3"), green, atol=1e-6)
+
+
+def test_shoes_are_on_the_feet_unless_barefoot(studio, dressing):
+    _, outfit = dressing
+    blue = [0.1, 0.1, 0.8]
+    np.testing.assert_allclose(colour_at(studio, dressing, outfit, "left_foot"), blue, atol=1e-6)
+    bare = replace(outfit, shoe=None, sock=2.0, trouser_length=0.7)
+    assert colour_at(studio, dressing, bare, "left_foot")[0] > 0.5
+
+
+def test_a_jacket_covers_the_back_but_not_the_middle_of_the_front(studio, dressing):
+    wardrobe, outfit = dressing
+    red = replace(outfit.top, colours=np.array([[0.9, 0.0, 0.0]] * 2))
+    colour = wardrobe.paint(replace(outfit, jacket=red), wardrobe.attributes).albedo
+    is_red = (colour - torch.tensor([0.9, 0.0, 0.0])).abs().amax(1) < 1e-5
+    x, y, z = studio.template.vertices.unbind(1)
+    trunk = (y > 0.2) & (y < 0.4) & (x.abs() < 0.1)
+    assert is_red[trunk & (z < -0.05)].all()
+    assert not is_red[trunk & (z > 0.05) & (x.abs() < 0.02)].any()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["plain", "heather", "hoops", "pinstripes", "checks", "dots", "blotches", "print"],
+)
+def test_every_pattern_shows_its_first_colour_and_stays_a_colour(studio, dressing, pattern):
+    wardrobe, outfit = dressing
+    colours = np.array([[0.1, 0.8, 0.1], [0.9, 0.1, 0.9]])
+    outfit = replace(outfit, top=replace(outfit.top, pattern=pattern, colours=colours))
+    paint = wardrobe.paint(outfit, wardrobe.attributes)
+    assert paint.albedo.min() >= 0
+    assert paint.albedo.max() <= 1
+    assert paint.bump.isfinite().all()
+    mixed = ((paint.albedo[:, 0] > 0.5) & (paint.albedo[:, 1] < 0.4)).any()
+    assert bool(mixed) == (
+        pattern in ("hoops", "pinstripes", "checks", "dots", "blotches", "print")
+    )
