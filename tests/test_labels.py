@@ -22,7 +22,7 @@ def everywhere(surface, count, seed=0):
     random = np.random.default_rng(seed)
     faces, blend = surface.anywhere(count, random)
     points = random.uniform(0, 64, (count, 2))
-    return Labels(points, faces, blend, random.uniform(0, 64, (24, 2)))
+    return Labels(points, faces, blend, random.uniform(0, 64, (25, 2)))
 
 
 def place_of(studio, labels):

@@ -161,10 +161,8 @@ def test_progress_counts_people(template, planted):
     _, observations, crop = planted(template, 5)
     seen = []
     config = replace(EXACT, first_steps=1, steps=1, batch=2)
-    register(
-        template, observations, crop, config, progress=lambda done, of: seen.append((done, of))
-    )
-    assert seen == [(2, 5), (4, 5), (5, 5)]
+    register(template, observations, crop, config, progress=seen.append)
+    assert seen == [2, 4, 5]
 
 
 def test_nobody_to_register_is_refused(template, planted):

@@ -156,12 +156,12 @@ def test_only_the_wanted_images_are_given(folder):
 
 
 def test_refusals_say_what_was_wanted(folder, template, tmp_path):
-    with pytest.raises(InputError, match="no dataset.json"):
+    with pytest.raises(InputError, match=r"no dataset\.json"):
         shards.read_people(tmp_path / "nothing", "train")
     with pytest.raises(InputError, match="it has no split at all"):
         shards.read_people(folder, "train")
     shards.write_rows(folder, "val", 0, [a_row("a", point_weights=np.full(4, np.nan))])
-    with pytest.raises(InputError, match="no usable row in the split 'val'"):
+    with pytest.raises(InputError, match="no usable row"):
         shards.read_people(folder, "val")
     with pytest.raises(InputError, match="it has val"):
         shards.read_people(folder, "test")

@@ -86,7 +86,7 @@ def test_the_truths_landmarks_project_to_the_key_points(person):
     row, truth, shot = person
     view = shot.scene.view
     pelvis = view.to_camera(shot.joints[:1])
-    joints = torch.from_numpy(truth.landmarks_mm[:24] / 1000).float() + pelvis
+    joints = torch.from_numpy(truth.landmarks_mm / 1000).float() + pelvis
     np.testing.assert_allclose(view.to_pixels(joints).numpy(), row.keypoints, atol=1e-3)
     assert truth.landmarks_mm.shape == (len(KEYPOINTS), 3)
     assert np.abs(truth.landmarks_mm[0]).max() == 0

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from deformlearn.body import BodyTemplate
 from deformlearn.estimate import Estimate
-from deformlearn.files import write_atomically
+from deformlearn.pictures import save_png
 from deformlearn.render import compose, shade, turn
 from deformlearn.skeleton import SEGMENTS
 
@@ -50,9 +47,7 @@ def draw(template: BodyTemplate, path: Path) -> None:
         picture = shade(template, turn(template, rest, degrees), _SIDE, colour=colours)[0]
         views.append(compose(white, picture))
     pixels = (torch.cat(views, 1).clamp(0, 1) * 255).round().byte().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "png")
-    write_atomically(path, buffer.getvalue())
+    save_png(path, pixels)
 
 
 def segment_colours() -> torch.Tensor:

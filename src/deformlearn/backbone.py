@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import timm
 import torch
@@ -31,11 +32,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.model = _timm_model(name, pretrained)
-        info = self.model.feature_info
+        info: Any = self.model.feature_info
         self.strides: list[int] = [stride for stride in info.reduction() if stride >= FINEST]
         self.channels: list[int] = info.channels()[-len(self.strides) :]
         # What its weights were trained on, or would have been.
-        colours = self.model.default_cfg
+        colours: Any = self.model.default_cfg
         self.register_buffer("mean", torch.tensor(colours["mean"])[:, None, None])
         self.register_buffer("deviation", torch.tensor(colours["std"])[:, None, None])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,6 @@ from deformlearn.config import (
 from deformlearn.errors import InputError
 
 Preset = Literal["tiny", "laptop", "gpu", "paper"]
-Positional = tyro.conf.Positional
 Flat = tyro.conf.arg(name="")
 
 
@@ -100,7 +100,7 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
         _synthesize(synthesize, out, config, workers, _watch())
 
     def register(
-        source: Positional[Path],
+        source: tyro.conf.Positional[Path],
         out: Path,
         iuv: Path | None = None,
         inds: Path | None = None,
@@ -167,7 +167,7 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
         print(f"written: {out.resolve()}")
 
     def run(
-        data: Positional[Path],
+        data: tyro.conf.Positional[Path],
         out: Path,
         preset: Preset = "laptop",
         template: str = "anny",
@@ -194,8 +194,8 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
         print(f"report: {page.resolve()}")
 
     def predict(
-        run: Positional[Path],
-        images: Positional[list[Path]],
+        run: tyro.conf.Positional[Path],
+        images: tyro.conf.Positional[list[Path]],
         out: Path,
         refine: bool = False,
         template: str = "anny",
@@ -212,15 +212,14 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
             device: auto, cpu, cuda, ...
 
         """
-        from deformlearn.prediction import predict_to_files
-
+        from deformlearn.results import predict_to_files
         from deformlearn.templates import load
 
         body = load(template)
         predict_to_files(run, images, out, body, refine=refine, device=device, watch=_watch())
         print(f"written: {out.resolve()}")
 
-    def evaluate(run: Positional[Path]) -> None:
+    def evaluate(run: tyro.conf.Positional[Path]) -> None:
         """Print what a run has measured, and the protocol behind the numbers.
 
         Args:
@@ -233,7 +232,9 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
         read_config(run)
         print_results(_console(), RunFolder(run).records())
 
-    def report(run: Positional[Path], data: Path | None = None, template: str = "anny") -> None:
+    def report(
+        run: tyro.conf.Positional[Path], data: Path | None = None, template: str = "anny"
+    ) -> None:
         """Write report.html of a run, finished or not.
 
         Args:
@@ -248,7 +249,7 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
         print(f"report: {write_report(run, load(template), data=data).resolve()}")
 
     def body(
-        file: Annotated[Positional[str], tyro.conf.arg(metavar="[FILE]")] = "anny",
+        file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FILE]")] = "anny",
         out: Path | None = None,
     ) -> None:
         """Print a template's segments and joint limits, and draw it.
@@ -267,7 +268,7 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
             draw(template, out)
             print(f"written: {out.resolve()}")
 
-    def check(data: Positional[Path], template: str = "anny") -> None:
+    def check(data: tyro.conf.Positional[Path], template: str = "anny") -> None:
         """Validate a data set and list every bad row with its reason.
 
         Args:
@@ -345,7 +346,9 @@ def _watch():
 def _console():
     from rich.console import Console
 
-    return Console(highlight=False)
+    # A pipe has no width of its own: give tables the room they need.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(highlight=False, width=width)
 
 
 if __name__ == "__main__":

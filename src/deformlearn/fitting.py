@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from deformlearn import lifter as lifting
 from deformlearn.body import BodyTemplate
@@ -27,6 +25,7 @@ from deformlearn.estimate import Estimate, project_points
 from deformlearn.files import write_atomically
 from deformlearn.lifter import Lifter
 from deformlearn.observations import Observations
+from deformlearn.pictures import save_png
 from deformlearn.progress import QUIET, Watch
 from deformlearn.registration import register
 from deformlearn.render import dots, overlay, strip
@@ -209,9 +208,7 @@ def _fit(
 ) -> list[PersonReport]:
     seen = people.observations if lifter is None else lifter.lift(people.observations)
     with watch.stage("register", len(people)) as advance:
-        estimate, quality = register(
-            template, seen, people.crop, config, progress=lambda done, _: advance(done)
-        )
+        estimate, quality = register(template, seen, people.crop, config, progress=advance)
     flags = flags_of(quality, people.crop)
     for row, note in enumerate(notes or ()):
         flags[row] = (
@@ -281,12 +278,12 @@ def _draw(
             size=_PICTURE,
         )
         rows.append(_with_keypoints(pictures, seen))
-    _save_png(out / "sheet.png", np.concatenate(rows))
+    save_png(out / "sheet.png", np.concatenate(rows))
     for path in sorted({row.image_path for row in sources}):
         here = [index for index, row in enumerate(sources) if row.image_path == path]
         photo = np.array(open_image(Path(path)))
         drawn = overlay(photo, template, estimate[here], people.crop[here])
-        _save_png(out / f"overlay-{Path(path).stem}.png", drawn)
+        save_png(out / f"overlay-{Path(path).stem}.png", drawn)
 
 
 def _with_keypoints(pictures: np.ndarray, seen: Observations) -> np.ndarray:
@@ -301,9 +298,3 @@ def _with_keypoints(pictures: np.ndarray, seen: Observations) -> np.ndarray:
     second = slice(_PICTURE, 2 * _PICTURE)
     marked = dots(pictures[:, second], places, colours)
     return np.concatenate([pictures[:, :_PICTURE], marked, pictures[:, 2 * _PICTURE :]], 1)
-
-
-def _save_png(path: Path, picture: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png")
-    write_atomically(path, buffer.getvalue())

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
+from deformlearn.data.augment import pixel_centres
 from deformlearn.data.images import Unreadable, open_image, to_pixels
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
@@ -35,6 +36,10 @@ class PredictedPeople:
     """The square that the estimate's image units span (source pixels, after EXIF orientation)."""
     unreadable: tuple[Unreadable, ...]
     """Images without a row, and why."""
+    keypoints: Float[Tensor, "people joints 2"] | None = None
+    """Means of the network's heat maps (image units); None where it has none."""
+    confidence: Float[Tensor, "people joints"] | None = None
+    """Share of each heat map that lies within a tenth of the crop of its mean."""
 
 
 def predict_images(
@@ -84,7 +89,30 @@ def predict_images(
     paths, pixels, crops = zip(*readable, strict=True)
     estimate = predict_dataset(network, torch.stack(pixels), device=device)
     crop = concatenate([crop[None] for crop in crops])
-    return PredictedPeople(list(paths), estimate, crop, unreadable)
+    seen = seen_keypoints(network, torch.stack(pixels))
+    return PredictedPeople(list(paths), estimate, crop, unreadable, *(seen or (None, None)))
+
+
+@torch.no_grad()
+def seen_keypoints(
+    network: Regressor, images: UInt8[Tensor, "people 3 size size"], *, batch: int = 256
+) -> tuple[Float[Tensor, "people joints 2"], Float[Tensor, "people joints"]] | None:
+    """Where the network sees each key point (image units), and how sure it is; None without maps."""
+    if not network.info.auxiliary:
+        return None
+    where = next(network.parameters()).device
+    network.eval()
+    means, confidences = [], []
+    for several in images.split(batch):
+        maps = network(several.to(where).float() / 255).heatmaps
+        likely = maps.float().flatten(2).softmax(-1).cpu()
+        rows, columns = (pixel_centres(count, likely) for count in maps.shape[-2:])
+        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
+        mean = likely @ places
+        near = (places - mean[:, :, None]).norm(dim=-1) < 0.2
+        means.append(mean)
+        confidences.append((likely * near).sum(-1))
+    return torch.cat(means), torch.cat(confidences)
 
 
 def whole_image(image: Image.Image) -> Crop:

@@ -19,10 +19,8 @@ from deformlearn.config import RegistrationConfig
 from deformlearn.estimate import Estimate, Quality, facing_share, project_points, view_transforms
 from deformlearn.observations import Observations
 from deformlearn.orientation import oriented_start
+from deformlearn.progress import Advance
 from deformlearn.tensors import TensorData, concatenate, where
-
-Progress = Callable[[int, int], None]
-"""Called with (people done, people in all)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +89,7 @@ def register(
     *,
     start: Estimate | None = None,
     steps: int | None = None,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> tuple[Estimate, Quality]:
     """The estimates that explain the observations best, and how well they do.
 
@@ -117,7 +115,7 @@ def register(
         estimates.append(estimate[:keep])
         qualities.append(quality[:keep])
         if progress is not None:
-            progress(first + keep, people)
+            progress(first + keep)
     return concatenate(estimates), concatenate(qualities)
 
 

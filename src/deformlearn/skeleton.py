@@ -267,7 +267,9 @@ def _tree(
     for joint in reversed(range(len(parents))):
         if parents[joint] >= 0:
             descendants[parents[joint]] += descendants[joint]
-    levels, order, previous = [], [], []
+    levels: list[_Level] = []
+    order: list[int] = []
+    previous: list[int] = []
     for level in range(max(depth) + 1):
         joints = [joint for joint in range(len(parents)) if depth[joint] == level]
         above = [previous.index(parents[joint]) if level else 0 for joint in joints]

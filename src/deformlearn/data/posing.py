@@ -82,13 +82,13 @@ class Build:
 
 
 def random_build(random: np.random.Generator) -> Build:
-    """A body of a random adult; heights come out between about 1.5 and 2.0 m."""
+    """A body of a random adult; heights spread by about 9 cm around Anny's neutral 1.83 m."""
     return Build(
         years=random.uniform(18, 80),
         gender=random.uniform(),
         muscle=random.uniform(0.25, 0.85),
         weight=random.uniform(0.2, 0.85),
-        height=float(np.clip(random.normal(0.5, 0.1), 0.28, 0.72)),
+        height=float(np.clip(random.normal(0.5, 0.065), 0.33, 0.67)),
         proportions=random.uniform(0.2, 0.9),
     )
 

@@ -177,7 +177,7 @@ def people_of(rows: Sequence[Row], info: DatasetInfo) -> People:
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
-    columns = {name: [] for name in OBSERVATION_SCHEMA.names}
+    columns: dict[str, list] = {name: [] for name in OBSERVATION_SCHEMA.names}
     for row in rows:
         values = {
             "key": row.key,

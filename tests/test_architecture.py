@@ -1,0 +1,83 @@
+"""The map of docs/design.md, enforced: who may import whom, and how large a file may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "deformlearn"
+ORDER = """
+    errors files config runtime progress pictures tensors skeleton body camera estimate observations
+    losses metrics templates charts render data.soundness data.shards data.images data.estimates
+    data.augment data.check data.densepose data.coco data.rotations data.posing data.gestures
+    data.stances data.poses data.cloth data.wardrobe data.scenery data.labels data.staging
+    data.synthetic orientation registration lifter backbone regressor learning rundir evaluation
+    workshop comparisons rounds curve portraits report export predict results fitting anatomy cli
+    __main__ __init__ data.__init__
+""".split()
+STEPS = {"registration", "lifter", "regressor"}
+
+
+def modules():
+    return {
+        ".".join(path.relative_to(SOURCE).with_suffix("").parts): path
+        for path in sorted(SOURCE.rglob("*.py"))
+    }
+
+
+def imported_by(path):
+    """Names of our own modules imported anywhere in a file, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("deformlearn")
+        ):
+            inside = node.module.removeprefix("deformlearn").strip(".")
+            for alias in node.names:
+                nested = f"{inside}.{alias.name}".strip(".")
+                yield nested if nested in ORDER else inside
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("deformlearn."):
+                    yield alias.name.removeprefix("deformlearn.")
+
+
+def test_every_module_has_a_place_on_the_map():
+    assert set(modules()) == set(ORDER)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_module_imports_only_what_stands_above_it(name):
+    if name == "__init__":
+        return  # the public names are looked up when they are asked for
+    for other in imported_by(modules()[name]):
+        assert ORDER.index(other) < ORDER.index(name), (
+            f"{name} imports {other}, which stands below it"
+        )
+
+
+def test_the_three_steps_never_import_one_another():
+    for name in STEPS | {"learning"}:
+        assert not set(imported_by(modules()[name])) & (STEPS - {name, "regressor"}), name
+
+
+def test_no_file_is_longer_than_400_lines():
+    lengths = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert not {name: length for name, length in lengths.items() if length > 400}
+
+
+def test_every_module_has_a_test_file_or_is_named_in_another():
+    tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for name in set(ORDER) - {"__init__", "__main__", "data.__init__"}:
+        assert name.split(".")[-1] in tests, f"no test speaks of {name}"
+
+
+@pytest.mark.parametrize("statement", ["import deformlearn", "import deformlearn.cli"])
+def test_the_door_opens_without_heavy_imports(statement):
+    heavy = "torch anny timm matplotlib pyarrow scipy PIL"
+    code = f"{statement}\nimport sys\nprint([m for m in {heavy.split()} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

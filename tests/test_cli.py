@@ -1,0 +1,186 @@
+"""The command line as a person uses it: real files, exit codes, one clear line for bad input."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMANDS = "demo synth register run predict evaluate report body check".split()
+
+
+def call(*words, **changes):
+    """Run the command in a process of its own, as a shell would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deformlearn", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"} | changes,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def refuse(*words):
+    """The one line that a refusal prints."""
+    code, _, errors = call(*words)
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if line.startswith("deformlearn:")]
+    assert len(lines) == 1, errors
+    return lines[0]
+
+
+def test_help_lists_every_command():
+    code, text, _ = call("--help")
+    assert code == 0
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    code, text, _ = call(command, "--help")
+    assert code == 0
+    assert "--help" in text
+
+
+def test_a_preset_gives_the_defaults_and_one_number_may_change():
+    _, laptop, _ = call("demo", "--help")
+    _, tiny, _ = call("demo", "--preset", "tiny", "--help")
+    assert "(default: 3000)" in laptop
+    assert "(default: 160)" in tiny
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """The whole method, smaller than tiny, from the command line."""
+    out = tmp_path_factory.mktemp("demo")
+    words = [
+        "demo", "--preset", "tiny", "--out", out, "--data.train", 24, "--data.val", 2, "--data.test", 6,
+        "--data.size", 64, "--run.lifter.steps", 40, "--run.lifter.width", 16,
+        "--run.registration.first-steps", 4, "--run.registration.steps", 8,
+        "--run.registration.refit-steps", 4, "--run.regressor.batch", 8,
+        "--run.regressor.head-steps", 5, "--run.baselines",
+    ]  # fmt: skip
+    code, text, errors = call(*words)
+    assert code == 0, errors
+    return out, words, text
+
+
+def test_the_demo_prints_a_table_and_leaves_a_report(tiny_run):
+    out, _, text = tiny_run
+    assert "mean pose" in text.lower()
+    assert str(out / "report.html") in text
+    assert (out / "report.html").stat().st_size > 10_000
+    for name in ("config.json", "versions.json", "metrics.jsonl", "lifter.safetensors"):
+        assert (out / "run" / name).exists()
+    for round_ in (1, 2):
+        assert (out / "run" / f"round-{round_}" / "estimates.parquet").exists()
+        assert (out / "run" / f"round-{round_}" / "network.safetensors").exists()
+
+
+def test_the_same_command_resumes_what_is_missing_bit_for_bit(tiny_run, tmp_path):
+    out, words, _ = tiny_run
+    copy = tmp_path / "again"
+    shutil.copytree(out, copy)
+    run = copy / "run"
+    config = (run / "config.json").read_text().replace(str(out), str(copy))
+    (run / "config.json").write_text(config)
+    records = (run / "metrics.jsonl").read_text().splitlines()
+    kept = [line for line in records if '"round": 2' not in line and "control" not in line]
+    (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    shutil.rmtree(run / "round-2")
+    code, _, errors = call(*[copy if word == out else word for word in words])
+    assert code == 0, errors
+    for name in ("estimates.parquet", "network.safetensors", "predictions-test.parquet"):
+        assert (run / "round-2" / name).read_bytes() == (
+            out / "run" / "round-2" / name
+        ).read_bytes()
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tiny_run):
+    _, words, _ = tiny_run
+    assert "another configuration" in refuse(*words, "--run.lifter.batch", 17)
+    assert refuse(*words[:4], "--data.train", 25)
+
+
+def test_check_likes_a_good_data_set_and_names_a_bad_row(tiny_run, tmp_path):
+    out, _, _ = tiny_run
+    code, text, errors = call("check", out / "data")
+    assert code == 0, errors
+    assert "24 good rows, 0 bad" in text
+    shutil.copytree(out / "data", tmp_path / "data")
+    shard = next((tmp_path / "data" / "observations").glob("val-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-400])
+    assert "bad rows" in refuse("check", tmp_path / "data")
+
+
+def test_register_fits_a_data_set(tiny_run, tmp_path):
+    out, _, _ = tiny_run
+    code, text, errors = call(
+        "register", out / "data", "--split", "test", "--out", tmp_path, "--steps", 5,
+        "--lifter", out / "run" / "lifter.safetensors",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "test-000000" in text
+    assert (tmp_path / "estimates.parquet").exists()
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_predict_writes_three_files_a_person(tiny_run, tmp_path, refine):
+    out, _, _ = tiny_run
+    picture = np.random.default_rng(0).integers(0, 255, (90, 60, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "päivä 1.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    code, _, errors = call(
+        "predict", out / "run", tmp_path / "päivä 1.png", tmp_path / "broken.jpg", "--out", tmp_path / "r",
+        *(["--refine"] if refine else []),
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "broken.jpg" in errors
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
+        "estimates.parquet", "päivä 1.npz", "päivä 1.obj", "päivä 1.png",
+    ]  # fmt: skip
+
+
+def test_evaluate_and_report_read_a_run(tiny_run):
+    out, _, _ = tiny_run
+    code, text, errors = call("evaluate", out / "run")
+    assert code == 0, errors
+    assert "PA" in text
+    code, text, errors = call("report", out / "run")
+    assert code == 0, errors
+    assert "report.html" in text
+
+
+def test_body_prints_and_draws_the_template(tmp_path):
+    code, text, errors = call("body", "--out", tmp_path / "body.png")
+    assert code == 0, errors
+    assert "left_knee" in text
+    drawn = np.asarray(Image.open(tmp_path / "body.png"))
+    assert (drawn < 250).any()
+
+
+def test_bad_input_is_one_clear_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    photo, text = tmp_path / "photo.png", tmp_path / "text.png"
+    assert "no dataset.json" in refuse("check", tmp_path / "empty")
+    assert "not a run folder" in refuse("evaluate", tmp_path / "empty")
+    assert "no dataset.json" in refuse("run", tmp_path / "empty", "--out", tmp_path / "run")
+    assert "needs --charts" in refuse("register", photo, "--iuv", text, "--out", tmp_path / "o")
+    assert "one of them" in refuse(
+        "register", photo, "--iuv", text, "--keypoints", text, "--out", tmp_path / "o"
+    )
+    assert "not json" in refuse("register", tmp_path, "--keypoints", text, "--out", tmp_path / "o")
+    assert refuse("register", photo, "--lifter", text, "--out", tmp_path / "o")
+    assert refuse("predict", tmp_path / "empty", photo, "--out", tmp_path / "o")
+    assert refuse("body", tmp_path / "text.png")
+    assert refuse("synth", "--out", Path(text) / "below")
+    code, _, errors = call("predict")
+    assert code == 2
+    assert "Traceback" not in errors
