@@ -61,34 +61,34 @@ def rasterise(
     """
     height, width = size
     count, people = len(faces), len(screen)
-    # Flat columns, and hidden faces dropped before anything else: most of the time goes by here.
+    # Flat columns read by index_select (ten times as fast as indexing on a CPU), and hidden faces
+    # dropped before anything else: most of the time goes by here.
     first = torch.arange(people, device=faces.device)[:, None] * screen.shape[1]
-    x, y = screen.reshape(-1, 2).T.contiguous()
+    columns = screen.reshape(-1, 2).T.contiguous()
     corners = [(corner + first).flatten() for corner in faces.unbind(1)]
-    ax, bx, cx = (x[corner] for corner in corners)
-    ay, by, cy = (y[corner] for corner in corners)
+    ax, ay, bx, by, cx, cy = (
+        axis.index_select(0, corner) for corner in corners for axis in columns.unbind(0)
+    )
     area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
     # An outward face runs counter-clockwise in space, hence clockwise where y points down.
     visible = (area != 0) if both_sides else (area < 0)
     if perspective:
         in_front = depth.flatten() > _NEAR
         for corner in corners:
-            visible &= in_front[corner]
+            visible &= in_front.index_select(0, corner)
     kept = visible.nonzero()[:, 0]
-    ax, ay, bx, by, cx, cy = (column[kept] for column in (ax, ay, bx, by, cx, cy))
+    ax, ay, bx, by, cx, cy, area = _rows(kept, ax, ay, bx, by, cx, cy, area)
     left = _first_centre(torch.minimum(torch.minimum(ax, bx), cx))
     right = _last_centre(torch.maximum(torch.maximum(ax, bx), cx), width)
     top = _first_centre(torch.minimum(torch.minimum(ay, by), cy))
     bottom = _last_centre(torch.maximum(torch.maximum(ay, by), cy), height)
     covering = ((right >= left) & (bottom >= top)).nonzero()[:, 0]
-    kept = kept[covering]
-    ax, ay, bx, by, cx, cy = (column[covering] for column in (ax, ay, bx, by, cx, cy))
-    left, right, top, bottom = (column[covering] for column in (left, right, top, bottom))
+    ax, ay, bx, by, cx, cy, area = _rows(covering, ax, ay, bx, by, cx, cy, area)
+    kept, left, right, top, bottom = _rows(covering, kept, left, right, top, bottom)
 
     # Barycentric coordinates are affine on the screen: u = u0 + ux * column + uy * row, counted from
     # the face's own box so that no large numbers cancel.
-    area, x, y = area[kept], left + 0.5, top + 0.5
-    columns = right - left + 1
+    x, y, wide = left + 0.5, top + 0.5, right - left + 1
     plane = (
         ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area,
         (by - cy) / area,
@@ -96,32 +96,32 @@ def rasterise(
         ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area,
         (cy - ay) / area,
         (ax - cx) / area,
-        columns,
     )
 
     # One candidate per face and pixel of its box.
-    boxes = (columns * (bottom - top + 1)).long()
+    boxes = (wide * (bottom - top + 1)).long()
     owner = torch.repeat_interleave(boxes)
-    within = torch.arange(len(owner), device=screen.device) - (boxes.cumsum(0) - boxes)[owner]
-    u0, ux, uy, v0, vx, vy, columns = (column[owner] for column in plane)
-    row = torch.floor((within + 0.5) / columns)
-    column = within - row * columns
+    start, wide, u0, ux, uy, v0, vx, vy = _rows(owner, boxes.cumsum(0) - boxes, wide, *plane)
+    within = torch.arange(len(owner), device=screen.device) - start
+    row = torch.floor((within + 0.5) / wide)
+    column = within - row * wide
     u = u0 + ux * column + uy * row
     v = v0 + vx * column + vy * row
     inside = ((u >= -_EDGE) & (v >= -_EDGE) & (u + v <= 1 + _EDGE)).nonzero()[:, 0]
-    owner, u, v = owner[inside], u[inside], v[inside]
-    row, column = (top[owner] + row[inside]).long(), (left[owner] + column[inside]).long()
-    face = kept[owner]
+    owner, u, v, row, column = _rows(inside, owner, u, v, row, column)
+    face, top, left = _rows(owner, kept, top, left)
     image = torch.div(face, count, rounding_mode="floor")
-    target = (image * height + row) * width + column
+    target = (image * height + (top + row).long()) * width + (left + column).long()
 
     # 1/z, not z, is linear on the screen; its negative grows with z.
     key = (-1 / depth.clamp_min(_NEAR) if perspective else depth).flatten()
-    ka, kb, kc = (key[corner[face]] for corner in corners)
+    ka, kb, kc = (key.index_select(0, corner.index_select(0, face)) for corner in corners)
     nearest = _nearest(target, kc + u * (ka - kc) + v * (kb - kc), people * height * width)
-    target, face, u, v = target[nearest], face[nearest], u[nearest], v[nearest]
+    target, face, u, v = _rows(nearest, target, face, u, v)
     blend = torch.stack([u, v, 1 - u - v], 1).clamp_min(0)
-    corner_depth = depth.flatten()[torch.stack([corner[face] for corner in corners], 1)]
+    corner_depth = torch.stack(
+        [depth.flatten().index_select(0, corner.index_select(0, face)) for corner in corners], 1
+    )
     if perspective:
         blend = blend / corner_depth
     blend = blend / blend.sum(1, keepdim=True)
@@ -140,8 +140,11 @@ def interpolate(
     fragments: Fragments,
 ) -> Float[Tensor, "fragments channels"]:
     """Values given at the vertices, at the surface point of each fragment."""
-    corners = values[fragments.images[:, None], faces[fragments.faces]]
-    return (corners * fragments.barycentric[..., None]).sum(1)
+    corners = faces.index_select(0, fragments.faces) + fragments.images[:, None] * values.shape[1]
+    # A bag of three weighted rows: a gather and a sum in one pass.
+    return torch.nn.functional.embedding_bag(
+        corners, values.flatten(0, 1), per_sample_weights=fragments.barycentric, mode="sum"
+    )
 
 
 def vertex_normals(
@@ -152,11 +155,11 @@ def vertex_normals(
     people = len(flat) // vertices.shape[-2]
     # One flat sum over the batch: index_add_ along an inner axis is twenty times slower.
     first = torch.arange(people, device=faces.device)[:, None, None] * vertices.shape[-2]
-    corners = (faces + first).flatten(0, 1)
-    a, b, c = flat[corners].unbind(1)
+    corners = (faces + first).flatten(0, 1).unbind(1)
+    a, b, c = (flat.index_select(0, corner) for corner in corners)
     facing = torch.linalg.cross(b - a, c - a)
     summed = torch.zeros_like(flat)
-    for corner in corners.unbind(1):
+    for corner in corners:
         summed.index_add_(0, corner, facing)
     return torch.nn.functional.normalize(summed, dim=-1).view_as(vertices)
 
@@ -324,6 +327,10 @@ def strip(
         overlay(white, template, side, opacity=1.0),
     ]
     return np.concatenate(pictures, 1)
+
+
+def _rows(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    return tuple(column.index_select(0, index) for column in columns)
 
 
 def _first_centre(low: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from deformlearn.data.cloth import fabric, random_waves
 from deformlearn.data.rotations import UP, Degrees, about
 from deformlearn.data.wardrobe import Paint
-from deformlearn.render import Fragments, rasterise
+from deformlearn.render import Fragments, interpolate, rasterise
 
 Random = np.random.Generator
 MARGIN = 1.12
@@ -272,7 +272,7 @@ class ShadowMap:
             (self._side, (1 - right) * down),
             (self._side + 1, right * down),
         ):
-            blocked += (depth > self._depth[texel + step]) * share
+            blocked += (depth > self._depth.index_select(0, texel + step)) * share
         return blocked
 
 
@@ -295,7 +295,7 @@ def picture(
 ) -> Float[Tensor, "size size 3"]:
     """The finished photograph, sRGB in [0, 1], from what each sample of `sample_grid` sees."""
     view, light = scene.view, scene.light
-    points = _surface_points(scene, fragments)
+    points = interpolate(scene.vertices[None], scene.faces, fragments)
     side = 2 * size + 1
     shadow = ShadowMap(scene, min(max(size, 128), 256))
     bump = normals - 0.9 * paint.bump
@@ -324,7 +324,7 @@ def picture(
     behind = _blur(behind, random.choice([0.0, 0.6, 1.2, 2.2]) * size / 256)
 
     nearest_pixel = (torch.arange(side) // 2).clamp_max(size - 1)
-    canvas = behind[nearest_pixel][:, nearest_pixel].reshape(-1, 3)
+    canvas = behind.index_select(0, nearest_pixel).index_select(1, nearest_pixel).reshape(-1, 3)
     canvas[fragments.pixels] = lit
     canvas = canvas.view(side, side, 3)
     canvas = canvas[:-2:2] + 2 * canvas[1::2] + canvas[2::2]
@@ -338,22 +338,19 @@ def picture(
     return (finished + random.uniform(0, 0.018) * grain).clamp(0, 1)
 
 
-def _surface_points(scene: Scene, fragments: Fragments) -> Float[Tensor, "fragments 3"]:
-    corners = scene.vertices[scene.faces[fragments.faces]]
-    return (corners * fragments.barycentric[..., None]).sum(1)
-
-
 def _openness(fragments: Fragments, side: int) -> Float[Tensor, "fragments"]:
     """How little of the surroundings stands in front of each sample: creases and gaps are darker."""
     depth = fragments.depth.new_full((side * side,), torch.inf)
     depth[fragments.pixels] = fragments.depth
     step = max(2, side // 40)
-    grid = functional.pad(depth.view(1, side, side), (step,) * 4, value=torch.inf)[0]
+    grid = functional.pad(depth.view(1, side, side), (step,) * 4, value=torch.inf).flatten()
     blocked = torch.zeros_like(fragments.depth)
+    wide = side + 2 * step
     row, column = fragments.pixels // side, fragments.pixels % side
+    middle = (row + step) * wide + column + step
     around = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1), (-1, 1), (1, -1))
     for down, right in around:
-        near = grid[row + step * (1 + down), column + step * (1 + right)]
+        near = grid.index_select(0, middle + step * (down * wide + right))
         # A neighbour up to half a metre nearer shades; farther ones are another thing in front.
         gap = fragments.depth - near
         blocked += ((gap - 0.015) * 12).clamp(0, 1) * (gap < 0.5)

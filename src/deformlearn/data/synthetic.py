@@ -38,7 +38,7 @@ from deformlearn.data.shards import (
 from deformlearn.data.staging import Shot, Studio, direct, random_stream
 from deformlearn.data.wardrobe import Paint
 from deformlearn.errors import InputError
-from deformlearn.render import Fragments, rasterise, vertex_normals
+from deformlearn.render import Fragments, interpolate, rasterise, vertex_normals
 
 SPLITS = ("train", "val", "test")
 SHARD = 250
@@ -193,17 +193,17 @@ def _photograph(
 def _surface(studio: Studio, shot: Shot, samples: Fragments) -> tuple[Paint, Tensor]:
     """Paint and unit normals (world) of every sample: the dressed body, and flat furniture."""
     scene = shot.scene
-    corners = scene.faces[samples.faces]
     count = len(studio.template.vertices)
     body = samples.faces < len(studio.rig.faces)
     attributes = studio.wardrobe.attributes
     channels = torch.cat([attributes, vertex_normals(scene.vertices[:count], studio.rig.faces)], 1)
-    blended = (channels[corners.clamp_max(count - 1)] * samples.barycentric[..., None]).sum(1)
+    furniture = channels.new_zeros(len(scene.vertices) - count, channels.shape[1])
+    blended = interpolate(torch.cat([channels, furniture])[None], scene.faces, samples)
     values, normals = blended.split([attributes.shape[1], 3], 1)
     paint = studio.wardrobe.paint(shot.outfit, values)
     if bool(body.all()):
         return paint, torch.nn.functional.normalize(normals, dim=1)
-    a, b, c = scene.vertices[corners].unbind(1)
+    a, b, c = scene.vertices[scene.faces[samples.faces]].unbind(1)
     flat = torch.linalg.cross(b - a, c - a)
     normals = torch.where(body[:, None], normals, flat)
     plain = Paint(
