@@ -223,13 +223,15 @@ PAPER = RunConfig(
 )
 
 _LAPTOP_REGRESSOR = RegressorConfig(
-    backbone="resnet10t",
+    backbone="resnet18",
     pretrained=False,
     size=96,
     epochs=6,
     batch=32,
     learning_rate=1e-3,
-    head_steps=2000,
+    joint_weight=10.0,
+    heatmap_weight=3.0,
+    head_steps=1000,
 )
 
 PRESETS: dict[str, DemoConfig] = {

@@ -66,9 +66,7 @@ def rasterise(
     first = torch.arange(people, device=faces.device)[:, None] * screen.shape[1]
     columns = screen.reshape(-1, 2).T.contiguous()
     corners = [(corner + first).flatten() for corner in faces.unbind(1)]
-    ax, ay, bx, by, cx, cy = (
-        axis.index_select(0, corner) for corner in corners for axis in columns.unbind(0)
-    )
+    (ax, ay), (bx, by), (cx, cy) = (columns.index_select(1, corner) for corner in corners)
     area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
     # An outward face runs counter-clockwise in space, hence clockwise where y points down.
     visible = (area != 0) if both_sides else (area < 0)
@@ -119,9 +117,8 @@ def rasterise(
     nearest = _nearest(target, kc + u * (ka - kc) + v * (kb - kc), people * height * width)
     target, face, u, v = _rows(nearest, target, face, u, v)
     blend = torch.stack([u, v, 1 - u - v], 1).clamp_min(0)
-    corner_depth = torch.stack(
-        [depth.flatten().index_select(0, corner.index_select(0, face)) for corner in corners], 1
-    )
+    depths = [depth.flatten().index_select(0, corner.index_select(0, face)) for corner in corners]
+    corner_depth = torch.stack(depths, 1)
     if perspective:
         blend = blend / corner_depth
     blend = blend / blend.sum(1, keepdim=True)
@@ -364,8 +361,8 @@ def _studio_light(
         return torch.nn.functional.normalize(normals.new_tensor(values), dim=0)
 
     key, fill, above = unit(0.45, -0.6, -0.7), unit(-0.85, -0.05, -0.35), unit(0.0, -1.0, 0.1)
-    diffuse = 0.30 + 0.62 * (normals @ key).clamp_min(0)
-    diffuse = diffuse + 0.16 * (normals @ fill).clamp_min(0) + 0.08 * (normals @ above).clamp_min(0)
+    lamps = ((key, 0.62), (fill, 0.16), (above, 0.08))
+    diffuse = 0.30 + sum(share * (normals @ lamp).clamp_min(0) for lamp, share in lamps)
     gloss = (normals @ unit(0.45, -0.6, -1.7)).clamp_min(0) ** 40
     # Surfaces that turn away darken a little: it reads as an outline.
     edge = 0.75 + 0.25 * (-normals[:, 2]).clamp(0, 1).sqrt()

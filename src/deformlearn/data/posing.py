@@ -82,7 +82,7 @@ class Build:
 
 
 def random_build(random: np.random.Generator) -> Build:
-    """A body of a random adult; heights spread by about 9 cm around Anny's neutral 1.83 m."""
+    """A body of a random adult; heights spread by 8 cm around 1.83 m, about the template's."""
     return Build(
         years=random.uniform(18, 80),
         gender=random.uniform(),
