@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
+
+from deformlearn.errors import InputError
+
+_AT_LEAST_ONE = frozenset(
+    "rounds batch head_batch width size epochs steps refit_steps workers head_views".split()
+)
+
+
+class _Checked:
+    """Refuses numbers that cannot be meant, when they are given rather than an hour later."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                continue
+            least = 1 if one.name in _AT_LEAST_ONE else 0
+            if not (math.isfinite(value) and value >= least):
+                raise InputError(
+                    f"{type(self).__name__}: {one.name} must be a number of at least {least}, got {value}"
+                )
 
 
 @dataclass(frozen=True)
-class SyntheticConfig:
+class SyntheticConfig(_Checked):
     """Synthetic people: Anny bodies, rendered, with exact labels."""
 
     people: Literal["wild", "lab"] = "wild"
@@ -37,7 +59,7 @@ class SyntheticConfig:
 
 
 @dataclass(frozen=True)
-class RegistrationConfig:
+class RegistrationConfig(_Checked):
     """Weights and schedule of one registration (sections 4 and 6).
 
     The first phase is led by the depths: the lifter decides which way every limb points. The second
@@ -85,7 +107,7 @@ class RegistrationConfig:
 
 
 @dataclass(frozen=True)
-class LifterConfig:
+class LifterConfig(_Checked):
     """The cGAN that gives joints a depth (Kudo et al. 2018)."""
 
     width: int = 1024
@@ -109,7 +131,7 @@ class LifterConfig:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(_Checked):
     """Random changes of training images, which their labels follow exactly (the paper states none)."""
 
     mirror: bool = True
@@ -127,7 +149,7 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class RegressorConfig:
+class RegressorConfig(_Checked):
     """The ConvNet and its training (section 5)."""
 
     backbone: str = "resnet50"
@@ -161,6 +183,7 @@ class RegressorConfig:
     weight_decay: float = 1e-2
     """Decoupled weight decay (paper: none)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How training images are varied."""
     head_steps: int = 0
     """Steps of a head-only phase on cached features that ends each round (0: none)."""
     head_views: int = 4
@@ -172,7 +195,7 @@ class RegressorConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_Checked):
     """Deform-and-learn: lift, register, train, evaluate, again."""
 
     rounds: int = 3
@@ -193,7 +216,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(_Checked):
     """The whole method on synthetic people."""
 
     data: SyntheticConfig = field(default_factory=SyntheticConfig)

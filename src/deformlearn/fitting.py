@@ -241,6 +241,7 @@ def _sizes(seen: Observations) -> torch.Tensor:
     """Longer side of the box of everything observed, in image units."""
     everything = torch.cat([seen.points, seen.keypoints], 1)
     weights = torch.cat([seen.point_weights, seen.keypoint_weights], 1)[..., None]
+    weights = torch.where(weights > OWN_JOINT_WEIGHT, weights, 0.0)
     low = torch.where(weights > 0, everything, torch.inf).amin(1)
     high = torch.where(weights > 0, everything, -torch.inf).amax(1)
     return (high - low).amax(-1)

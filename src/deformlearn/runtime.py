@@ -8,14 +8,19 @@ from importlib import metadata
 
 import torch
 
+from deformlearn.errors import InputError
+
 
 def device(name: str = "auto") -> torch.device:
     """The named device; `auto` is the first CUDA device, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(name)
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}; give auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
+        raise InputError(
             f"device {name!r} was asked for, but this PyTorch sees no CUDA device; use cpu"
         )
     return chosen

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from deformlearn.errors import InputError
+
 SEGMENTS = (
     "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 "
     "left_foot right_foot neck left_collar right_collar head left_shoulder right_shoulder "
@@ -141,9 +143,9 @@ JOINT_SETS: dict[str, JointSet] = {
 
 
 def joint_set(name: str) -> JointSet:
-    """The joint set called `name`; an unknown name is a ValueError that lists the known ones."""
+    """The joint set called `name`; an unknown name is an InputError that lists the known ones."""
     if name not in JOINT_SETS:
-        raise ValueError(f"unknown joint set {name!r}; known are {', '.join(JOINT_SETS)}")
+        raise InputError(f"unknown joint set {name!r}; known are {', '.join(JOINT_SETS)}")
     return JOINT_SETS[name]
 
 
@@ -175,7 +177,7 @@ def convert_keypoints(
                 mixing[row, source.index(part)] = share
     made = mixing.abs().sum(-1) > 0
     if not made.any():
-        raise ValueError(f"joint sets {source.name!r} and {target.name!r} have no name in common")
+        raise InputError(f"joint sets {source.name!r} and {target.name!r} have no name in common")
     needed = torch.where(mixing != 0, weights[:, None, :], torch.inf).amin(-1)
     return mixing @ keypoints, torch.where(made, needed, torch.zeros_like(needed))
 

@@ -1,0 +1,170 @@
+"""Files to bodies: our data sets, and real photographs where they are at hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deformlearn import fitting, lifter
+from deformlearn.config import LifterConfig, RegistrationConfig
+from deformlearn.data.densepose import halve_points
+from deformlearn.data.estimates import read_estimates
+from deformlearn.data.shards import DatasetInfo, Row, write_info, write_rows
+from deformlearn.errors import InputError
+from deformlearn.estimate import project_points
+from deformlearn.progress import Watch
+
+QUICK = RegistrationConfig(first_steps=5, steps=15)
+
+
+def rows_of(template, planted, people=3):
+    """Planted people as rows of a data set whose crops lie somewhere in a larger image."""
+    _, seen, _ = planted(template, people, joints="coco17")
+    centre, half = np.array([200.0, 150.0]), 80.0
+    return [
+        Row(
+            key=f"p{row}",
+            crop=(200.0, 150.0, 80.0),
+            points=seen.points[row].numpy() * half + centre,
+            faces=seen.faces[row].numpy(),
+            barycentric=seen.barycentric[row].numpy(),
+            point_weights=np.ones(seen.points.shape[1]),
+            keypoints=seen.keypoints[row].numpy() * half + centre,
+            keypoint_weights=np.ones(17),
+        )
+        for row in range(people)
+    ]
+
+
+@pytest.fixture
+def folder(template, planted, tmp_path):
+    write_info(tmp_path / "data", DatasetInfo(template.name, template.fingerprint, "coco17"))
+    rows = rows_of(template, planted)
+    broken = replace(rows[1], key="broken", points=np.full_like(rows[1].points, np.nan))
+    write_rows(tmp_path / "data", "train", 0, [rows[0], broken, rows[2]])
+    return tmp_path
+
+
+def test_a_data_set_is_fitted_and_its_bad_rows_are_listed(template, folder, capsys):
+    found = fitting.fit_dataset(
+        folder / "data", folder / "out", "train", template, RegistrationConfig(), watch=Watch()
+    )
+    assert [one.key for one in found] == ["p0", "p2"]
+    assert "broken" in capsys.readouterr().err
+    assert all(one.error_px < 2 for one in found)
+    back = read_estimates(folder / "out" / "estimates.parquet", template)
+    surface = template.landmarks
+    seen = back.crop.to_pixels(project_points(template, back.estimate, surface)[..., :2])
+    assert (seen - torch.tensor([200.0, 150.0])).abs().max() < 160
+    saved = json.loads((folder / "out" / "people.json").read_text())
+    assert [one["key"] for one in saved] == ["p0", "p2"]
+
+
+def test_the_error_of_a_person_is_relative_to_its_size():
+    person = fitting.PersonReport("a", 10, 0, 200.0, 4.0, None, 1.0, "ok")
+    assert person.error_percent == 2.0
+    assert replace(person, held_out_px=1.0).error_percent == 0.5
+
+
+def test_halves_share_no_point_and_lose_none(template, planted):
+    row = rows_of(template, planted, 1)[0]
+    first, second = halve_points(row, seed=3)
+    both = np.concatenate([first.points, second.points])
+    assert len(first.points) == len(second.points) == 30
+    assert {tuple(p) for p in both} == {tuple(p) for p in row.points}
+
+
+def test_a_lifter_is_trained_once_and_kept(tmp_path):
+    poses = np.random.default_rng(0).normal(size=(50, 34))
+    np.save(tmp_path / "poses.npy", poses)
+    config = LifterConfig(width=8, steps=4, batch=4)
+    made = fitting.lifter_from_poses(tmp_path / "poses.npy", "h36m17", tmp_path / "out", config)
+    again = fitting.lifter_from_poses(tmp_path / "gone.npy", "h36m17", tmp_path / "out", config)
+    for a, b in zip(made.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_densepose_photograph_becomes_bodies(anny, shared, tmp_path, capsys):
+    folder = shared / "densepose"
+    found = fitting.fit_photograph(
+        folder / "demo_im.jpg",
+        folder / "demo_im_IUV.png",
+        folder / "demo_im_INDS.png",
+        folder / "UV_Processed.mat",
+        tmp_path,
+        anny,
+        RegistrationConfig(),
+        watch=Watch(),
+    )
+    assert len(found) == 5  # everyone over 1500 px
+    whole = [one for one in found if one.key in ("demo_im-18", "demo_im-19")]
+    assert all(one.error_percent <= 1.2 for one in whole)
+    assert all(one.facing > 0.8 for one in found)
+    hidden = [one for one in found if one.key in ("demo_im-07", "demo_im-14")]
+    assert all("hidden" in one.flag for one in hidden)
+    assert "left out: person" in capsys.readouterr().err
+    assert (tmp_path / "sheet.png").exists()
+    assert (tmp_path / "overlay-demo_im.png").exists()
+
+
+def test_left_and_right_swapped_labels_are_flagged(anny, shared, tmp_path, monkeypatch):
+    """DensePose's parts with left and right exchanged: a body seen from inside."""
+    folder = shared / "densepose"
+    swap = np.array(
+        [0, 1, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15, 18, 17, 20, 19, 22, 21, 24, 23]
+    )
+    right = fitting.read_iuv
+
+    def swapped(*arguments):
+        return [replace(person, part=swap[person.part]) for person in right(*arguments)]
+
+    monkeypatch.setattr(fitting, "read_iuv", swapped)
+    found = fitting.fit_photograph(
+        folder / "demo_im.jpg", folder / "demo_im_IUV.png", folder / "demo_im_INDS.png",
+        folder / "UV_Processed.mat", tmp_path, anny, RegistrationConfig(),
+    )  # fmt: skip
+    person = next(one for one in found if one.key == "demo_im-19")
+    assert person.facing < 0.9 or person.flag != "ok"
+
+
+def test_coco_key_points_become_bodies(anny, shared, tmp_path):
+    config = LifterConfig(width=32, steps=300, batch=64, hidden=0.3, average=0.98)
+    made = fitting.lifter_from_poses(
+        shared / "poses2d" / "mpii_poses.npy", "h36m17", tmp_path, config
+    )
+    assert made.sees_hidden
+    found = fitting.fit_keypoints(
+        shared / "photos" / "person_keypoints.json", shared / "photos", tmp_path, anny,
+        RegistrationConfig(), lifter=made,
+    )  # fmt: skip
+    assert len(found) >= 16
+    errors = sorted(one.error_percent for one in found)
+    assert errors[len(errors) // 2] < 3
+    assert (tmp_path / "sheet.png").stat().st_size > 100_000
+
+
+def test_nobody_to_fit_is_refused(template, tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"id": 5, "image_id": 1, "keypoints": [0] * 51}],
+    }
+    (tmp_path / "k.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="nobody with 10 labelled key points"):
+        fitting.fit_keypoints(tmp_path / "k.json", tmp_path, tmp_path / "out", template, QUICK)
+
+
+def test_depths_of_own_joints_need_a_lifter(template, planted):
+    from deformlearn.data.shards import people_of
+
+    info = DatasetInfo(template.name, template.fingerprint, "coco17")
+    rows = [replace(row, keypoint_weights=np.zeros(17)) for row in rows_of(template, planted)]
+    people = people_of(rows, info)
+    assert fitting.with_own_joints(template, people, QUICK, None) is people.observations
+    config = LifterConfig(width=8, steps=4, batch=4)
+    made = lifter.train(torch.randn(20, 17, 2), torch.ones(20, 17), "h36m17", config)
+    lifted = fitting.with_own_joints(template, people, QUICK, made)
+    assert lifted.joints == "h36m17"
+    assert (lifted.depth_weights > 0).all()
+    assert (lifted.keypoint_weights == fitting.OWN_JOINT_WEIGHT).all()
