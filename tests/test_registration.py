@@ -177,3 +177,19 @@ def test_without_a_compiler_it_runs_eagerly_and_says_so_once(template, planted, 
     config = replace(EXACT, first_steps=1, steps=1, compile="always")
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
         register(template, observations, crop, config)
+
+
+def test_one_degenerate_person_is_flagged_and_harms_no_other(template, planted):
+    _, observations, crop = planted(template, 3)
+    points = observations.points.clone()
+    points[1] = points[1, :1]  # all points on one pixel
+    keypoints = observations.keypoints.clone()
+    keypoints[1] = 1e18
+    spoiled = replace(observations, points=points, keypoints=keypoints)
+    config = replace(EXACT, first_steps=5, steps=15)
+    alone, _ = register(template, observations, crop, config)
+    mixed, quality = register(template, spoiled, crop, config)
+    for tensor in mixed.tensors():
+        assert tensor.isfinite().all()
+    assert not quality.converged[1]
+    torch.testing.assert_close(mixed.body.pose[[0, 2]], alone.body.pose[[0, 2]], rtol=1e-3, atol=1e-3)

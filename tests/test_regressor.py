@@ -111,7 +111,7 @@ def test_the_pyramid_merges_odd_sizes_at_the_finest():
 
 
 def test_the_head_sees_standardised_features_and_drops_some_in_training():
-    head = Head(3, dropout=0.5).eval()
+    head = Head(3).eval()
     features = torch.rand(4, 3)
     before = head(features)
     head.mean.fill_(1.0)
@@ -204,6 +204,12 @@ def test_missing_imagenet_weights_cost_one_message(monkeypatch, caplog):
     assert "resnet10t starts from random weights" in caplog.text
     assert model.channels[-1] == 512
     assert offline == backbone.hub.HF_HUB_OFFLINE
+
+
+def test_a_narrow_model_has_half_the_channels_of_the_full_one():
+    half, full = (Backbone(name, pretrained=False) for name in ("resnet18_half", "resnet18"))
+    assert [2 * count for count in half.channels] == full.channels
+    assert half.strides == full.strides
 
 
 def test_pretrained_weights_are_asked_for_only_when_wanted(monkeypatch):

@@ -21,6 +21,11 @@ from deformlearn.errors import InputError
 FINEST = 4
 """Stride of the finest feature map; finer ones cost much and say little about the body."""
 
+NARROW: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet18_half": ("resnet18", {"channels": (32, 64, 128, 256)}),
+}
+"""Models of our own: a timm model with fewer channels, for a random start on few CPU cores."""
+
 
 class Backbone(nn.Module):
     """A timm model's feature maps of stride 4 and more."""
@@ -55,8 +60,11 @@ class Backbone(nn.Module):
 
 
 def _timm_model(name: str, pretrained: bool) -> nn.Module:
+    if name in NARROW:
+        full, options = NARROW[name]
+        return timm.create_model(full, features_only=True, **options)
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), cutoff=0.5)
+        close = difflib.get_close_matches(name, [*NARROW, *timm.list_models()], cutoff=0.5)
         raise InputError(f"timm has no model {name!r}; close are {', '.join(close) or 'none'}")
     if pretrained:
         try:

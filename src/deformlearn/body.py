@@ -15,7 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deformlearn.skeleton import SEGMENTS, JointSet, forward_kinematics, rotation_from_axis_angle
+from deformlearn.skeleton import (
+    SEGMENTS,
+    JointSet,
+    forward_kinematics,
+    mirrored_name,
+    rotation_from_axis_angle,
+    tree_of,
+)
 from deformlearn.tensors import TensorData
 
 
@@ -72,8 +79,6 @@ class BodyTemplate(TensorData):
     @cached_property
     def mirror_segments(self) -> tuple[int, ...]:
         """Index of each segment's mirror image."""
-        from deformlearn.skeleton import mirrored_name
-
         return tuple(SEGMENTS.index(mirrored_name(name)) for name in SEGMENTS)
 
     @property
@@ -129,12 +134,11 @@ def bone_transforms(
             *scales.shape[:-1], 3, 3
         )
     rotations = torch.cat([root[..., None, :, :], rotation_from_axis_angle(parameters.pose)], -3)
-    above = torch.tensor([max(parent, 0) for parent in template.parents], device=scales.device)
-    is_root = torch.tensor([parent < 0 for parent in template.parents], device=scales.device)
+    tree = tree_of(template.parents, scales.device)
     rest = template.joints
-    offsets = torch.where(is_root[:, None], torch.zeros_like(rest), rest - rest[above])
+    offsets = torch.where(tree.is_root[:, None], torch.zeros_like(rest), rest - rest[tree.parents])
     # A child's offset grows with its parent segment.
-    growth = scales.index_select(-1, above)
+    growth = scales.index_select(-1, tree.parents)
     world = forward_kinematics(rotations, offsets * growth[..., None], template.parents)
     start = (root @ rest[0])[..., None, :]
     grown = world[..., :3] * scales[..., None, None]

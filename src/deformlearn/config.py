@@ -246,14 +246,15 @@ PAPER = RunConfig(
 )
 
 _LAPTOP_REGRESSOR = RegressorConfig(
-    backbone="resnet18",
+    backbone="resnet18_half",
     pretrained=False,
     size=96,
-    epochs=6,
+    epochs=10,
     batch=32,
     learning_rate=1e-3,
-    joint_weight=10.0,
-    heatmap_weight=3.0,
+    joint_weight=30.0,
+    heatmap_weight=10.0,
+    coordinate_weight=15.0,
     head_steps=1000,
 )
 

@@ -190,7 +190,7 @@ def train_head(
     batch = min(config.head_batch, len(features))
     history = []
     with _seeded(stream):
-        head = Head(features.shape[1], dropout=0.2).to(device)
+        head = Head(features.shape[1]).to(device)
         head.mean.copy_(features.mean(0))
         # A feature that never moves must not be blown up.
         head.deviation.copy_(features.std(0).clamp_min(1e-3))

@@ -212,6 +212,11 @@ def _register_batch(
         found = variables.detach().estimate()
         found = replace(found, camera=replace(found.camera, matrix=found.camera.rotation()))
         loss = _energy(template, found, problem, soft, config.robust)
+        broken = ~loss.isfinite()
+        if broken.any():
+            # Degenerate points can break one person's descent; the others go on, this one is flagged.
+            found = where(broken, Estimate.rest(template, len(loss)), found)
+            loss = _energy(template, found, problem, soft, config.robust)
         converged = before - loss < 0.01 * before
         return found, _quality(template, found, observations, crop, loss, converged)
 

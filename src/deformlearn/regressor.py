@@ -44,6 +44,9 @@ LOCAL_WIDTH = 16
 HEAD_WIDTH = 512
 """Units of the two hidden layers that regress theta."""
 
+HEAD_DROPOUT = 0.2
+"""Share of hidden units left out in training: cached features are few, and a head learns them by heart."""
+
 _THETA = {
     "pose": 3 * (len(SEGMENTS) - 1),
     "scales": len(SEGMENTS),
@@ -145,7 +148,7 @@ class Head(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, features: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
@@ -155,7 +158,7 @@ class Head(nn.Module):
                 nn.Linear(width, HEAD_WIDTH),
                 nn.BatchNorm1d(HEAD_WIDTH),
                 nn.ReLU(inplace=True),
-                nn.Dropout(dropout),
+                nn.Dropout(HEAD_DROPOUT),
             ]
         last = nn.Linear(HEAD_WIDTH, sum(_THETA.values()))
         nn.init.normal_(last.weight, std=0.005)

@@ -211,52 +211,65 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rotations: Tensor, offsets: Tensor, parents: tuple[int, ...]):
-        levels, order, descendants = _tree(parents, offsets.device)
+        tree = tree_of(parents, offsets.device)
         local = torch.cat([rotations, offsets[..., None]], -1)
-        worlds = [local[:, levels[0].joints]]
-        for level in levels[1:]:
+        worlds = [local[:, tree.levels[0].joints]]
+        for level in tree.levels[1:]:
             above = worlds[-1].index_select(1, level.above)
             turned = above[..., :3] @ local.index_select(1, level.joints)
             turned[..., 3] += above[..., 3]
             worlds.append(turned)
-        world = torch.cat(worlds, 1).index_select(1, order)
-        ctx.save_for_backward(world, descendants)
-        ctx.parents = parents
+        world = torch.cat(worlds, 1).index_select(1, tree.order)
+        ctx.save_for_backward(world)
+        ctx.tree = tree
         return world
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        world, descendants = ctx.saved_tensors
+        (world,) = ctx.saved_tensors
+        tree: Tree = ctx.tree
         rotation, position = world[..., :3], world[..., 3]
         # Moments about the origin and forces, summed over what hangs on each joint.
         moment = torch.einsum("bnij,bnkj->bnik", gradient, world)
         force = torch.cat([moment, gradient[..., 3:]], -1)
-        force = torch.einsum("ij,bjk->bik", descendants.to(force.dtype), force.flatten(-2))
+        force = torch.einsum("ij,bjk->bik", tree.descendants.to(force.dtype), force.flatten(-2))
         force = force.unflatten(-1, (3, 4))
         about_joint = force[..., :3] - force[..., 3:] * position[..., None, :]
-        above = torch.tensor([max(parent, 0) for parent in ctx.parents], device=world.device)
         # The root has no parent: its local frame is the world's.
         identity = torch.eye(3, dtype=world.dtype, device=world.device)
-        is_root = torch.tensor([parent < 0 for parent in ctx.parents], device=world.device)
-        frame = torch.where(is_root[:, None, None], identity, rotation.index_select(1, above))
+        above = rotation.index_select(1, tree.parents)
+        frame = torch.where(tree.is_root[:, None, None], identity, above)
         about_joint = torch.einsum("bnij,bnjk->bnik", about_joint, rotation)
         local = torch.einsum("bnji,bnjk->bnik", frame, torch.cat([about_joint, force[..., 3:]], -1))
         return local[..., :3], local[..., 3], None
 
 
 @dataclass(frozen=True, eq=False)
-class _Level:
+class Level:
     """The joints at one depth of the tree, and where their parents are in the level above."""
 
     joints: Tensor
     above: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A kinematic tree as index tensors on one device."""
+
+    levels: tuple[Level, ...]
+    """From the root down."""
+    order: Tensor
+    """Undoes the order of the levels."""
+    descendants: Tensor
+    """(joints, joints) floats: 1 where the column's joint hangs on the row's, or is it."""
+    parents: Tensor
+    """Index of each joint's parent; 0 for the root."""
+    is_root: Tensor
+
+
 @lru_cache
-def _tree(
-    parents: tuple[int, ...], device: torch.device
-) -> tuple[tuple[_Level, ...], Tensor, Tensor]:
-    """Levels from the root down, the order that undoes them, and who descends from whom."""
+def tree_of(parents: tuple[int, ...], device: torch.device) -> Tree:
+    """The index tensors of a tree, made once for each device."""
     depth = [0] * len(parents)
     descendants = torch.eye(len(parents))
     for joint, parent in enumerate(parents):
@@ -269,19 +282,24 @@ def _tree(
     for joint in reversed(range(len(parents))):
         if parents[joint] >= 0:
             descendants[parents[joint]] += descendants[joint]
-    levels: list[_Level] = []
+    levels: list[Level] = []
     order: list[int] = []
     previous: list[int] = []
     for level in range(max(depth) + 1):
         joints = [joint for joint in range(len(parents)) if depth[joint] == level]
         above = [previous.index(parents[joint]) if level else 0 for joint in joints]
         levels.append(
-            _Level(torch.tensor(joints, device=device), torch.tensor(above, device=device))
+            Level(torch.tensor(joints, device=device), torch.tensor(above, device=device))
         )
         order += joints
         previous = joints
-    undo = torch.tensor(order, device=device).argsort()
-    return tuple(levels), undo, descendants.to(device)
+    return Tree(
+        levels=tuple(levels),
+        order=torch.tensor(order, device=device).argsort(),
+        descendants=descendants.to(device),
+        parents=torch.tensor([max(parent, 0) for parent in parents], device=device),
+        is_root=torch.tensor([parent < 0 for parent in parents], device=device),
+    )
 
 
 def forward_kinematics(
