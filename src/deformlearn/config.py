@@ -172,13 +172,13 @@ class RegressorConfig(_Checked):
     """beta of Eq. 5 (paper: 10)."""
     keypoint_weight: float = 1.0
     """gamma of Eq. 5 (paper: 1)."""
-    joint_weight: float = 2.0
+    joint_weight: float = 30.0
     """3D joints of the registered body (not in the paper; still no 3D label)."""
     auxiliary: bool = True
     """2D heads (joint heat maps, template coordinates) that make a random start learn."""
-    heatmap_weight: float = 0.3
+    heatmap_weight: float = 10.0
     """Cross-entropy of the joint heat maps (not in the paper)."""
-    coordinate_weight: float = 5.0
+    coordinate_weight: float = 15.0
     """Smooth L1 of the template coordinates at the annotated pixels (not in the paper)."""
     weight_decay: float = 1e-2
     """Decoupled weight decay (paper: none)."""
@@ -252,9 +252,6 @@ _LAPTOP_REGRESSOR = RegressorConfig(
     epochs=10,
     batch=32,
     learning_rate=1e-3,
-    joint_weight=30.0,
-    heatmap_weight=10.0,
-    coordinate_weight=15.0,
     head_steps=1000,
 )
 
