@@ -50,7 +50,7 @@ def test_every_command_explains_itself(command):
 def test_a_preset_gives_the_defaults_and_one_number_may_change():
     _, laptop, _ = call("demo", "--help")
     _, tiny, _ = call("demo", "--preset", "tiny", "--help")
-    assert "(default: 3000)" in laptop
+    assert "(default: 4000)" in laptop
     assert "(default: 160)" in tiny
 
 

@@ -192,4 +192,6 @@ def test_one_degenerate_person_is_flagged_and_harms_no_other(template, planted):
     for tensor in mixed.tensors():
         assert tensor.isfinite().all()
     assert not quality.converged[1]
-    torch.testing.assert_close(mixed.body.pose[[0, 2]], alone.body.pose[[0, 2]], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        mixed.body.pose[[0, 2]], alone.body.pose[[0, 2]], rtol=1e-3, atol=1e-3
+    )

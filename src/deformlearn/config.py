@@ -34,7 +34,7 @@ class SyntheticConfig(_Checked):
 
     people: Literal["wild", "lab"] = "wild"
     """wild: everyone different; lab: 7 subjects, 15 actions, 4 cameras, split as Human3.6M."""
-    train: int = 3000
+    train: int = 4000
     """Training images."""
     val: int = 300
     """Validation images, for tuning."""
@@ -165,7 +165,7 @@ class RegressorConfig(_Checked):
     learning_rate: float = 1e-4
     """Largest Adam step size of the round's one-cycle schedule (paper: constant 1e-4)."""
     later_rate: float = 0.5
-    """Factor on the step size of rounds after the first."""
+    """Factor on the step size from one round to the next (paper: 1)."""
     regress_weight: float = 1.0
     """alpha of Eq. 5 (paper: 1)."""
     dense_weight: float = 10.0
@@ -249,7 +249,7 @@ _LAPTOP_REGRESSOR = RegressorConfig(
     backbone="resnet18_half",
     pretrained=False,
     size=96,
-    epochs=10,
+    epochs=8,
     batch=32,
     learning_rate=1e-3,
     head_steps=1000,

@@ -133,8 +133,7 @@ class Training:
         order = torch.randperm(len(self.data), generator=stream)
         steps = len(self.data) // self.batch
         peak = self.config.learning_rate
-        if self.round_number > 1:
-            peak *= self.config.later_rate
+        peak *= self.config.later_rate ** (self.round_number - 1)
         self.network.train()
         history = []
         with _seeded(stream):
