@@ -5,19 +5,21 @@ BIN = $(VENV)/bin
 OUT ?= runs/demo
 PRESET ?= laptop
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test lint check format bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/deformlearn demo --preset $(PRESET) --out $(OUT)
 
+# Two workers with one thread each: many small tests gain nothing from more threads.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(VENV)/ready
+lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .
