@@ -70,7 +70,7 @@ def main() -> None:
 def accuracy(folder: Path) -> list[Measured]:
     """Registration and lifting of fresh people."""
     template = templates.load()
-    config = SyntheticConfig(train=3000, val=0, test=400, seed=FRESH_SEED)
+    config = SyntheticConfig(train=2500, val=0, test=400, seed=FRESH_SEED)
     exact, lifted, truth, people, lifter_mm, zero_mm = _lifted(template, folder / "exact", config)
     del exact
     mean = ["all"] * len(people)
