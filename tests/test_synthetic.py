@@ -251,11 +251,11 @@ def test_a_damaged_recipe_is_named(tmp_path):
     [
         ({"size": 8}, "size of at least 32"),
         ({"points": 0}, "points of at least 1"),
-        ({"train": -1}, "train of at least 0"),
+        ({"train": -1}, "train must be a number of at least 0"),
         ({"train": 0, "val": 0, "test": 0}, "at least one image"),
         ({"swaps": 1.5}, "swaps is a share"),
-        ({"noise": -0.1}, "noise is a standard deviation"),
-        ({"seed": -1}, "seed of at least 0"),
+        ({"noise": -0.1}, "noise must be a number of at least 0"),
+        ({"seed": -1}, "seed must be a number of at least 0"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(tmp_path, change, message):
