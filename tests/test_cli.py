@@ -151,6 +151,8 @@ def test_evaluate_and_report_read_a_run(tiny_run):
     code, text, errors = call("evaluate", out / "run")
     assert code == 0, errors
     assert "PA" in text
+    assert "by action" in text
+    assert "scaled so that the 16 bones sum to" in text
     code, text, errors = call("report", out / "run")
     assert code == 0, errors
     assert "report.html" in text

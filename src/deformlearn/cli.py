@@ -219,18 +219,26 @@ def _commands(default: DemoConfig) -> dict[str, Callable]:
         predict_to_files(run, images, out, body, refine=refine, device=device, watch=_watch())
         print(f"written: {out.resolve()}")
 
-    def evaluate(run: tyro.conf.Positional[Path]) -> None:
-        """Print what a run has measured, and the protocol behind the numbers.
+    def evaluate(run: tyro.conf.Positional[Path], template: str = "anny") -> None:
+        """Print what a run has measured, by action too, and the protocol behind the numbers.
 
         Args:
             run: Run folder.
+            template: Rigged human the run was made with.
 
         """
-        from deformlearn.report import print_results
+        from deformlearn.evaluation import ProtocolCard, canonical_mm
+        from deformlearn.report import print_actions, print_results
         from deformlearn.rundir import RunFolder, read_config
+        from deformlearn.templates import load
 
-        read_config(run)
-        print_results(_console(), RunFolder(run).records())
+        data = read_config(run)["data"]
+        records = RunFolder(run).records()
+        print_results(_console(), records)
+        print_actions(_console(), records)
+        described = data["template"]["description"] or data["path"]
+        card = ProtocolCard(described, canonical_mm=canonical_mm(load(template)))
+        print("\n".join(card.lines()))
 
     def report(
         run: tyro.conf.Positional[Path], data: Path | None = None, template: str = "anny"

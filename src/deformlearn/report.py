@@ -165,6 +165,26 @@ def millimetres(error: float | None) -> str:
     return "" if error is None else f"{error:.1f}"
 
 
+def print_actions(console: Console, records: Records) -> None:
+    """Print the last regressor's errors by action; nothing where there is no truth."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    learned = [r for r in records if r["stage"] == "learn" and r.get("scores")]
+    if not learned:
+        return
+    headings = {"raw": "raw", "bone_sum": "bone-sum", "true_size": "true-size", "aligned": "PA"}
+    table = Table(
+        "action", title="The last regressor by action, mm", title_justify="left", box=SIMPLE_HEAD
+    )
+    for heading in (*headings.values(), "people"):
+        table.add_column(heading, justify="right")
+    for action, means in learned[-1]["scores"]["by_action"].items():
+        numbers = [f"{means[name]:.1f}" for name in headings]
+        table.add_row(action or "(none)", *numbers, str(means["people"]))
+    console.print(table)
+
+
 def curve(records: Records) -> list[Line]:
     """What Fig. 2 shows of a run: raw MPJPE by round, and levels for what belongs to no round."""
     lines: dict[str, Line] = {}
