@@ -76,8 +76,9 @@ def test_every_part_of_the_network_receives_a_gradient(template, data):
 @pytest.mark.parametrize("auxiliary", [True, False])
 def test_a_few_images_are_learned_by_heart(template, data, auxiliary):
     config = replace(
-        TINY, auxiliary=auxiliary, epochs=60, batch=8, augment=STILL, heatmap_weight=3.0
-    )
+        TINY, auxiliary=auxiliary, epochs=60, batch=8, augment=STILL,
+        heatmap_weight=3.0, joint_weight=2.0, coordinate_weight=5.0,
+    )  # fmt: skip
     net = network(template, config)
     history = []
     Training(net, data, template, config).run(lambda _, means: history.append(means))

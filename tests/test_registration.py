@@ -195,3 +195,23 @@ def test_one_degenerate_person_is_flagged_and_harms_no_other(template, planted):
     torch.testing.assert_close(
         mixed.body.pose[[0, 2]], alone.body.pose[[0, 2]], rtol=1e-3, atol=1e-3
     )
+
+
+def test_a_compiler_that_fails_costs_one_warning_and_no_result(template, planted, monkeypatch):
+    _, observations, crop = planted(template, 2)
+
+    def broken(function, **_):
+        def fail(*arguments):
+            raise RuntimeError("no such instruction")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    registration._compiled.cache_clear()
+    config = replace(EXACT, first_steps=1, steps=3)
+    expected, _ = register(template, observations, crop, config)
+    with pytest.warns(UserWarning, match="no such instruction") as warned:
+        found, _ = register(template, observations, crop, replace(config, compile="always"))
+    registration._compiled.cache_clear()
+    assert len(warned) == 1
+    torch.testing.assert_close(found.body.pose, expected.body.pose)

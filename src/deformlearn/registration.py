@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -294,6 +295,29 @@ def _energy_function(
     return _compiled()
 
 
+class _Compiled:
+    """The energy, compiled; eager from the first failure on, with one warning."""
+
+    def __init__(self) -> None:
+        self.function: Callable[..., Tensor] = torch.compile(_energy, dynamic=False)
+        self.fresh = True
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        if not self.fresh:
+            return self.function(*arguments)
+        self.fresh = False
+        try:
+            with warnings.catch_warnings():
+                # The compiler talks of its own inner workings; nothing of it is the user's affair.
+                warnings.simplefilter("ignore")
+                return self.function(*arguments)
+        except RuntimeError as error:
+            self.function = _energy
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"compilation failed, registration runs eagerly: {reason}", stacklevel=2)
+            return _energy(*arguments)
+
+
 @lru_cache
-def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(_energy, dynamic=False)
+def _compiled() -> _Compiled:
+    return _Compiled()
