@@ -1,7 +1,7 @@
 """Joint names, named joint sets, and forward kinematics with segment scales.
 
-Orders and parents: SMPL (Loper et al. 2015), COCO (Lin et al. 2014), Human3.6M's 17 joints as used by
-Martinez et al. 2017 (right leg first) and by SPIN (left leg first), LSP, MPII and OpenPose BODY_25.
+Orders and parents: SMPL (Loper et al. 2015), COCO (Lin et al. 2014), and Human3.6M's 17 joints as used
+by Martinez et al. 2017 (right leg first) and by SPIN (left leg first).
 """
 
 from __future__ import annotations
