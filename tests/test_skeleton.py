@@ -145,3 +145,13 @@ def test_converted_keypoints_keep_names_and_are_missing_where_a_part_is_missing(
     torch.testing.assert_close(made[:, h36m.index("pelvis")], hips)
     assert made_weights[:, h36m.index("pelvis")].tolist() == [1, 0]
     assert made_weights[:, h36m.index("left_knee")].tolist() == [1, 1]
+
+
+def test_key_points_are_converted_by_place_not_by_name(template):
+    from deformlearn.skeleton import JOINT_SETS, convert_keypoints
+
+    source, target = JOINT_SETS["skeleton25"], JOINT_SETS["h36m17"]
+    here, there = (template.keypoints(joints).rest[None, :, :2] for joints in (source, target))
+    found, weights = convert_keypoints(here, torch.ones(1, 25), source, target)
+    assert (weights == 1).all()
+    torch.testing.assert_close(found, there)  # "head" is the joint in one, the top in the other

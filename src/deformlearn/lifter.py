@@ -25,7 +25,7 @@ from deformlearn.config import LifterConfig
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.observations import Observations
-from deformlearn.skeleton import JointSet, convert_keypoints, joint_set
+from deformlearn.skeleton import JointSet, convert_keypoints, joint_set, same_places
 
 CHUNK = 250
 """Steps between two checkpoints; each chunk has a random stream of its own."""
@@ -112,7 +112,7 @@ class Lifter(nn.Module):
     def lift(self, seen: Observations) -> Observations:
         """The same observations with lifted depths, in image units, of the key points we know.
 
-        Key points of another joint set are converted by name. A person whose root is not seen, or
+        Key points of another joint set are converted by place. A person whose root is not seen, or
         with hidden key points that this lifter was not trained to miss, gets no depth.
         """
         own, theirs = joint_set(self.joints), seen.joint_set
@@ -131,13 +131,7 @@ class Lifter(nn.Module):
         if not self.sees_hidden:
             usable = usable & normal.visible.all(-1)
         weights = (weights > 0).to(depths) * usable[:, None]
-        back = [own.names.index(name) if name in own.names else -1 for name in theirs.names]
-        if own.name != theirs.name:
-            # "nose" and "head" name other places in other sets: depth comes back for limbs only.
-            back = [
-                -1 if "_" not in name else place
-                for name, place in zip(theirs.names, back, strict=True)
-            ]
+        back = same_places(own, theirs)
         index = torch.tensor(back, device=depths.device)
         known = (index >= 0) * (seen.keypoint_weights > 0)
         chosen = index.clamp_min(0)

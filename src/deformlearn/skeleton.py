@@ -154,9 +154,21 @@ _COCO_TO_H36M: dict[str, dict[str, float]] = {
     "pelvis": dict.fromkeys(_HIPS, 0.5),
     "spine": dict.fromkeys(_HIPS + _SHOULDERS, 0.25),
     "thorax": dict.fromkeys(_SHOULDERS, 0.5),
+    "nose": {"nose": 1.0},
     "head": {"nose": 2.0, **dict.fromkeys(_SHOULDERS, -0.5)},
 }
 """What Kudo et al. build from OpenPose's points: means, and head = thorax + 2 (nose - thorax)."""
+
+
+def same_places(source: JointSet, target: JointSet) -> list[int]:
+    """For each key point of `target`, the one of `source` at the same place of the body, or -1.
+
+    Places, not names, are compared: "head" is the head's joint in one set and its top in another. An
+    annotator's limb point stands for the joint beside it.
+    """
+    places = [landmark.removeprefix("coco_") for landmark in source.landmarks]
+    wanted = [landmark.removeprefix("coco_") for landmark in target.landmarks]
+    return [places.index(name) if name in places else -1 for name in wanted]
 
 
 def convert_keypoints(
@@ -165,19 +177,21 @@ def convert_keypoints(
     source: JointSet,
     target: JointSet,
 ) -> tuple[Float[Tensor, "batch target 2"], Float[Tensor, "batch target"]]:
-    """Key points of another joint set: the same names, and Kudo's constructions from COCO's.
+    """Key points of another joint set: the same places, and Kudo's constructions from COCO's.
 
     A point is worth as much as the least of those it is made of, and 0 where one is missing.
     """
     mixing = keypoints.new_zeros(len(target), len(source))
-    for row, name in enumerate(target.names):
-        recipe = _COCO_TO_H36M.get(name) if source.name == "coco17" else None
-        for part, share in (recipe or {name: 1.0}).items():
-            if part in source.names:
+    places = same_places(source, target)
+    for row, (name, place) in enumerate(zip(target.names, places, strict=True)):
+        if place >= 0:
+            mixing[row, place] = 1.0
+        elif source.name == "coco17":
+            for part, share in _COCO_TO_H36M.get(name, {}).items():
                 mixing[row, source.index(part)] = share
     made = mixing.abs().sum(-1) > 0
     if not made.any():
-        raise InputError(f"joint sets {source.name!r} and {target.name!r} have no name in common")
+        raise InputError(f"joint sets {source.name!r} and {target.name!r} have no place in common")
     needed = torch.where(mixing != 0, weights[:, None, :], torch.inf).amin(-1)
     return mixing @ keypoints, torch.where(made, needed, torch.zeros_like(needed))
 
