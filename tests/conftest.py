@@ -9,6 +9,7 @@ import torch
 from deformlearn.body import BodyParameters, BodyPoints, BodyTemplate
 from deformlearn.camera import Camera, Crop
 from deformlearn.estimate import Estimate, project_points
+from deformlearn.landmarks import ANNOTATED, collect
 from deformlearn.observations import Observations
 from deformlearn.skeleton import (
     JOINT_SETS,
@@ -24,6 +25,10 @@ _HALF = {  # joints on the left and the midline, metres: x left, y up, z forward
     "spine3": (0, 1.3, 0), "left_foot": (0.13, 0.03, 0.12), "neck": (0, 1.5, 0),
     "left_collar": (0.06, 1.45, 0), "head": (0, 1.6, 0.02), "left_shoulder": (0.18, 1.45, 0),
     "left_elbow": (0.4, 1.3, 0), "left_wrist": (0.6, 1.15, 0.02), "left_hand": (0.68, 1.1, 0.03),
+    # What only annotators mark.
+    "nose": (0, 1.65, 0.1), "left_eye": (0.03, 1.68, 0.08), "left_ear": (0.07, 1.66, 0),
+    "left_big_toe": (0.12, 0.02, 0.2), "left_small_toe": (0.16, 0.02, 0.16),
+    "left_heel": (0.13, 0.02, -0.05),
 }  # fmt: skip
 
 
@@ -31,6 +36,15 @@ def _position(name: str) -> torch.Tensor:
     if name in _HALF:
         return torch.tensor(_HALF[name], dtype=torch.float32)
     return torch.tensor(_HALF[mirrored_name(name)]) * torch.tensor([-1.0, 1, 1])
+
+
+def _owner(name: str) -> int:
+    """The segment that carries a point annotators mark: its own, the head or a foot."""
+    if name in SEGMENTS:
+        return SEGMENTS.index(name)
+    side, _, part = name.partition("_")
+    foot = "foot" if part.endswith("toe") else "ankle"
+    return SEGMENTS.index(f"{side}_{foot}" if part.endswith(("toe", "heel")) else "head")
 
 
 def octahedra() -> BodyTemplate:
@@ -48,28 +62,13 @@ def octahedra() -> BodyTemplate:
     limits = torch.tensor([-torch.inf, torch.inf]).expand(23, 3, 2).clone()
     knee = SEGMENTS.index("left_knee") - 1
     limits[knee, 0] = torch.tensor([-0.1, 2.4])
-    coco = [name for name in JOINT_SETS["coco17"].names if name in SEGMENTS]
-    head = ["nose", "left_eye", "right_eye", "left_ear", "right_ear"]
-    places = {"nose": (0, 1.65, 0.1), "left_eye": (0.03, 1.68, 0.08), "left_ear": (0.07, 1.66, 0)}
-    face = [
-        places.get(n)
-        or tuple(places[mirrored_name(n)][i] * (-1 if i == 0 else 1) for i in range(3))
-        for n in head
-    ]
-    names = (*SEGMENTS, "head_top", *(f"coco_{name}" for name in [*coco, *head]))
-    rest = torch.cat(
-        [
-            joints,
-            torch.tensor([[0, 1.75, 0.0]]),
-            torch.stack([_position(n) for n in coco]),
-            torch.tensor(face),
-        ]
-    )
-    owners = [*range(24), 15, *(SEGMENTS.index(name) for name in coco), *[15] * 5]
+    owner = [_owner(name) for name in ANNOTATED]
+    marked = BodyPoints(torch.stack([_position(name) for name in ANNOTATED]), torch.eye(24)[owner])
+    landmarks, names = collect(joints, torch.tensor([0, 1.75, 0.0]), marked)
     return BodyTemplate(
         name="octahedra", vertices=vertices, faces=faces, joints=joints, weights=weights, mirror=mirror,
         limit_axes=torch.eye(3).expand(23, 3, 3).clone(), limits=limits,
-        landmarks=BodyPoints(rest, torch.eye(24)[owners]), landmark_names=names, parents=PARENTS,
+        landmarks=landmarks, landmark_names=names, parents=PARENTS,
     )  # fmt: skip
 
 

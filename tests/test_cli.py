@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMANDS = "demo synth register run predict evaluate report body check".split()
+COMMANDS = "demo synth import annotate register run predict evaluate report body check".split()
 
 
 def call(*words, **changes):
@@ -174,9 +174,11 @@ def test_bad_input_is_one_clear_line(tmp_path):
     assert "no dataset.json" in refuse("check", tmp_path / "empty")
     assert "not a run folder" in refuse("evaluate", tmp_path / "empty")
     assert "no dataset.json" in refuse("run", tmp_path / "empty", "--out", tmp_path / "run")
-    assert "needs --charts" in refuse("register", photo, "--iuv", text, "--out", tmp_path / "o")
+    assert "needs --charts" in refuse(
+        "register", photo, "--densepose", text, "--out", tmp_path / "o"
+    )
     assert "one of them" in refuse(
-        "register", photo, "--iuv", text, "--keypoints", text, "--out", tmp_path / "o"
+        "register", photo, "--densepose", text, "--keypoints", text, "--out", tmp_path / "o"
     )
     assert "not json" in refuse("register", tmp_path, "--keypoints", text, "--out", tmp_path / "o")
     assert refuse("register", photo, "--lifter", text, "--out", tmp_path / "o")

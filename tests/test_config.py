@@ -30,7 +30,7 @@ def test_the_paper_preset_holds_the_paper_s_numbers():
 
 
 def test_presets_differ_in_size_and_run_the_same_rounds():
-    assert set(PRESETS) == {"tiny", "laptop", "gpu", "paper"}
+    assert set(PRESETS) == {"tiny", "laptop", "gpu", "paper", "paper-mosh", "paper-densepose"}
     assert PRESETS["tiny"].data.train < PRESETS["laptop"].data.train < PRESETS["gpu"].data.train
     assert PRESETS["laptop"].run.registration == config.RegistrationConfig()
 

@@ -3,11 +3,17 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from deformlearn import charts
-from deformlearn.data.densepose import halve_points, people_rows, read_iuv
+from deformlearn.data.densepose import channel_order, halve_points, people_rows, photo_size
+from deformlearn.data.densepose import read_iuv as read_iuv_of_size
+from deformlearn.densepose_charts import read_densepose_charts
 from deformlearn.errors import InputError
 
 WIDTH, HEIGHT = 120, 100
+
+
+def read_iuv(iuv, inds, photo, **options):
+    """As it is read with the photograph at hand."""
+    return read_iuv_of_size(iuv, inds, photo_size(photo), **options)
 
 
 class Folder:
@@ -47,6 +53,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("order", ["VUI", "IUV"])
 def test_people_are_read_with_either_order_of_channels(folder, order):
     first, second = read_iuv(*folder.write(order))
+    assert channel_order(folder.iuv) == ", ".join(order)
     assert (first.index, second.index) == (0, 1)
     assert first.box == (10, 20, 50, 80)
     assert second.box == (60, 10, 100, 90)
@@ -55,6 +62,15 @@ def test_people_are_read_with_either_order_of_channels(folder, order):
     assert (first.part[row], first.u[row], first.v[row]) == (1, 40 / 255, 200 / 255)
     assert first.usable
     assert first.notes == ()
+    assert first.score is None
+    assert (first.weights == 1).all()
+
+
+def test_without_the_photo_the_iuv_image_gives_the_size(folder):
+    folder.add(3, 0, 30, 50, 60)
+    iuv, inds, _ = folder.write()
+    people = read_iuv_of_size(iuv, inds, None)
+    assert "cut by the frame" in people[-1].notes
 
 
 def test_without_inds_all_pixels_are_one_person(folder):
@@ -138,7 +154,7 @@ def test_images_of_another_size_than_the_photo_are_refused(folder, which):
     path = getattr(folder, which)
     with Image.open(path) as image:
         image.resize((60, 50), Image.Resampling.NEAREST).save(path)
-    with pytest.raises(InputError, match=r"is 60x50 pixels but the photo .* is 120x100"):
+    with pytest.raises(InputError, match=r"is 60x50 pixels but the photo is 120x100"):
         read_iuv(*files)
 
 
@@ -176,7 +192,7 @@ def nose_charts(tmp_path):
             "All_vertices": np.full((1, 72), 333),
         },
     )
-    return charts.read_densepose_charts(path)
+    return read_densepose_charts(path)
 
 
 def test_a_row_has_pixel_centres_a_square_crop_and_no_keypoints(folder, nose_charts, anny):
@@ -250,7 +266,7 @@ def test_a_real_prediction_gives_its_five_large_people(shared, anny):
     assert [person.index for person in people if person.usable] == [7, 14, 17, 18, 19]
     hidden = [p.index for p in people if p.usable and p.notes]
     assert hidden == [7, 14]
-    real = charts.read_densepose_charts(here / "UV_Processed.mat")
+    real = read_densepose_charts(here / "UV_Processed.mat")
     rows = people_rows(people, photo, real, anny)
     assert all(len(row.points) >= 395 for row in rows)
     assert len({row.key for row in rows}) == 5

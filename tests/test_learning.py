@@ -83,7 +83,7 @@ def test_a_few_images_are_learned_by_heart(template, data, auxiliary):
     history = []
     Training(net, data, template, config).run(lambda _, means: history.append(means))
     assert history[-1].joints < 0.5 * history[0].joints
-    assert history[-1].keypoint < 0.1 * history[0].keypoint
+    assert history[-1].keypoint < 0.2 * history[0].keypoint
     if auxiliary:
         assert history[-1].heatmap < 0.85 * history[0].heatmap
         assert history[-1].coordinates < 0.5 * history[0].coordinates

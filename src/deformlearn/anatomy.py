@@ -5,25 +5,35 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deformlearn.body import BodyTemplate
 from deformlearn.estimate import Estimate
 from deformlearn.pictures import save_png
 from deformlearn.render import compose, shade, turn
+from deformlearn.rigs.rig import RigReport
 from deformlearn.skeleton import SEGMENTS
 
 _SIDE = 480
 
 
-def describe(template: BodyTemplate, console: Console) -> None:
-    """Print sizes, the 24 segments, their share of the surface and their joint limits in degrees."""
+def describe(template: BodyTemplate, console: Console, report: RigReport | None = None) -> None:
+    """Print sizes, the 24 segments, their share of the surface and their joint limits in degrees.
+
+    With the report of a rig, also the bone that each segment was made of, how it was found, and
+    everything that was changed or guessed.
+    """
     console.print(
         f"{template.name} ({template.fingerprint}): {len(template.vertices)} vertices, "
         f"{len(template.faces)} faces, {template.height:.2f} m tall"
     )
+    if report is not None:
+        _describe_rig(report, console)
     table = Table("segment", "parent", "joint x y z (m)", "skin %", "flexion", "abduction", "twist")
     owner = template.weights.argmax(1)
     share = torch.bincount(owner, minlength=len(SEGMENTS)) / len(owner)
@@ -37,17 +47,32 @@ def describe(template: BodyTemplate, console: Console) -> None:
     console.print(f"landmarks: {', '.join(template.landmark_names)}")
 
 
+def _describe_rig(report: RigReport, console: Console) -> None:
+    table = Table("segment", "bone", "found by", "bones that go with it")
+    for found in report.found:
+        first, others = "".join(found.bones[:1]), ", ".join(found.bones[1:])
+        # Brackets in a bone's name are no markup.
+        table.add_row(found.segment, escape(first or "-"), found.how, escape(others))
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {escape(note)}")
+
+
 def draw(template: BodyTemplate, path: Path) -> None:
+    """Write a picture of the template's segments."""
+    save_png(path, views(template))
+
+
+def views(template: BodyTemplate) -> UInt8[np.ndarray, "side width 3"]:
     """Front, side and back of the template at rest, a colour for each segment."""
     colours = segment_colours()[template.weights.argmax(1)]
     rest = Estimate.rest(template, 1)
     white = torch.ones(_SIDE, _SIDE, 3)
-    views = []
+    pictures = []
     for degrees in (0.0, 90.0, 180.0):
         picture = shade(template, turn(template, rest, degrees), _SIDE, colour=colours)[0]
-        views.append(compose(white, picture))
-    pixels = (torch.cat(views, 1).clamp(0, 1) * 255).round().byte().numpy()
-    save_png(path, pixels)
+        pictures.append(compose(white, picture))
+    return (torch.cat(pictures, 1).clamp(0, 1) * 255).round().byte().numpy()
 
 
 def segment_colours() -> torch.Tensor:

@@ -59,6 +59,21 @@ class SyntheticConfig(_Checked):
 
 
 @dataclass(frozen=True)
+class ImportConfig(_Checked):
+    """How other people's data sets become ours."""
+
+    points: int = 150
+    """Most dense correspondences taken from a dense prediction or a fitted body, for each person."""
+    margin: float = 0.1
+    """A crop is this much larger than the longer side of the person's box."""
+    crops: int = 0
+    """Side of the crops stored in the shards (px); 0 stores the paths of the images instead (and 256
+    for the frames of videos)."""
+    seed: int = 0
+    """Which correspondences are taken."""
+
+
+@dataclass(frozen=True)
 class RegistrationConfig(_Checked):
     """Weights and schedule of one registration (sections 4 and 6).
 
@@ -283,5 +298,12 @@ PRESETS: dict[str, DemoConfig] = {
         ),
     ),
     "paper": DemoConfig(SyntheticConfig(people="lab", train=50000, test=4000, size=256), PAPER),
+    "paper-mosh": DemoConfig(
+        SyntheticConfig(people="lab", train=50000, test=4000, size=256), PAPER
+    ),
+    "paper-densepose": DemoConfig(
+        SyntheticConfig(people="lab", train=50000, test=4000, size=256, quality="predicted"), PAPER
+    ),
 }
-"""Named configurations. `paper` is the paper's own, as far as it states it."""
+"""Named configurations. `paper` is the paper's own, as far as it states it; `paper-mosh` and
+`paper-densepose` are its two experiments (Table 1's last two columns), which differ in their data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -100,14 +100,21 @@ def score_estimates(
     joints = camera_joints(template, estimate, PROTOCOL_JOINTS) * 1000
     vertices = None
     if truth.vertices_mm is not None:
-        parts = []
-        for first in range(0, len(joints), _CHUNK):
-            rows = slice(first, first + _CHUNK)
-            root = camera_joints_origin(template, estimate[rows])
-            mesh = (camera_vertices(template, estimate[rows]) - root) * 1000
-            parts.append(vertex_error(mesh, truth.vertices_mm[rows].to(mesh)))
-        vertices = torch.cat(parts)
+        vertices = vertex_errors(template, estimate, truth.vertices_mm)
     return score_joints(template, joints, truth, actions, vertices)
+
+
+def vertex_errors(
+    template: BodyTemplate, estimate: Estimate, vertices_mm: Float[Tensor, "people vertices 3"]
+) -> Float[Tensor, "people"]:
+    """PVE of each person (mm), against true vertices relative to the pelvis."""
+    parts = []
+    for first in range(0, len(vertices_mm), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        root = camera_joints_origin(template, estimate[rows])
+        mesh = (camera_vertices(template, estimate[rows]) - root) * 1000
+        parts.append(vertex_error(mesh, vertices_mm[rows].to(mesh)))
+    return torch.cat(parts)
 
 
 def camera_joints_origin(template: BodyTemplate, estimate: Estimate) -> Float[Tensor, "people 1 3"]:
@@ -134,16 +141,33 @@ def score_joints(
     }
     if vertices is not None:
         columns["vertices"] = vertices
-    by_action: dict[str, dict[str, float]] = {}
-    for action in sorted(set(actions)):
-        rows = torch.tensor([name == action for name in actions], device=predicted_mm.device)
-        by_action[action] = {name: value[rows].mean().item() for name, value in columns.items()}
-        by_action[action]["people"] = int(rows.sum())
-    means = {
-        name: sum(row[name] for row in by_action.values()) / len(by_action) for name in columns
-    }
+    by_action = means_by_action(columns, actions)
+    means = mean_over_actions(by_action, columns)
     means.setdefault("vertices", None)  # type: ignore[arg-type]
     return Scores(**means, people=len(target), by_action=by_action)
+
+
+def means_by_action(
+    columns: Mapping[str, Float[Tensor, "people"]], actions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The mean of every measure over the people of each action, and how many they are."""
+    by_action: dict[str, dict[str, float]] = {}
+    for action in sorted(set(actions)):
+        rows = torch.tensor([name == action for name in actions])
+        by_action[action] = {
+            name: value[rows.to(value.device)].mean().item() for name, value in columns.items()
+        }
+        by_action[action]["people"] = int(rows.sum())
+    return by_action
+
+
+def mean_over_actions(
+    by_action: Mapping[str, Mapping[str, float]], measures: Iterable[str]
+) -> dict[str, float]:
+    """Every measure's mean over the actions, however many people each has."""
+    return {
+        name: sum(row[name] for row in by_action.values()) / len(by_action) for name in measures
+    }
 
 
 def mean_pose(template: BodyTemplate, train: Truth, test: Truth, actions: Sequence[str]) -> Scores:

@@ -13,13 +13,20 @@ import torch
 from deformlearn import lifter as lifting
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
-from deformlearn.charts import read_densepose_charts
 from deformlearn.config import LifterConfig, RegistrationConfig
 from deformlearn.data.coco import read_keypoints
-from deformlearn.data.densepose import halve_points, people_rows, read_iuv
+from deformlearn.data.densepose import (
+    DetectedPerson,
+    channel_order,
+    halve_points,
+    people_rows,
+    photo_size,
+)
 from deformlearn.data.estimates import Estimates, flags_of, write_estimates
 from deformlearn.data.images import decode_image, open_image
+from deformlearn.data.predictions import IuvImage, open_predictions
 from deformlearn.data.shards import DatasetInfo, People, Row, people_of, read_people
+from deformlearn.densepose_charts import read_densepose_charts
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, project_points
 from deformlearn.files import write_atomically
@@ -77,7 +84,7 @@ def fit_dataset(
 
 def fit_photograph(
     photo: Path,
-    iuv: Path,
+    densepose: Path,
     inds: Path | None,
     charts: Path,
     out: Path,
@@ -91,21 +98,16 @@ def fit_photograph(
 ) -> list[PersonReport]:
     """Register everyone DensePose found in a photograph, and draw them.
 
+    `densepose` is an IUV png (with its INDS png, if any), or any other of DensePose's results that
+    has the photograph in it by name: a folder, a challenge json, a detectron2 dump.
+
     DensePose says nothing about depth. With a lifter, the joints of a first fit are lifted as if they
     were key points, and a second fit is drawn to those depths.
 
     A second fit sees half of each person's points; the error of the other half is what `held_out_px`
     reports. People too small to be fitted are listed, those that are cut or hidden are flagged.
     """
-    found = read_iuv(iuv, inds, photo)
-    usable = [person for person in found if person.usable]
-    for person in found:
-        if not person.usable:
-            watch.say(f"left out: person {person.index}: {'; '.join(person.notes)}")
-    if not usable:
-        raise InputError(
-            f"{iuv} shows nobody large enough; the largest of {len(found)} is too small"
-        )
+    usable = _seen_in(photo, densepose, inds, watch)
     rows = people_rows(
         usable, photo, read_densepose_charts(charts), template, points=points, seed=seed
     )
@@ -124,6 +126,38 @@ def fit_photograph(
         sources=rows,
     )  # fmt: skip
     return reports
+
+
+def _seen_in(photo: Path, densepose: Path, inds: Path | None, watch: Watch) -> list[DetectedPerson]:
+    """Everyone large enough whom DensePose saw in a photograph; the others are listed."""
+    size = photo_size(photo)
+    predictions = open_predictions(densepose, inds)
+    prediction = predictions.of(photo)
+    if prediction is None and densepose.is_file():
+        # An IUV image that was given by itself need not have the photograph's name.
+        prediction = next(
+            (one for one in predictions.images.values() if isinstance(one, IuvImage)), None
+        )
+    if prediction is None:
+        raise InputError(
+            f"{densepose} has no prediction of {photo.name} among its {len(predictions.images)} "
+            f"images; give the results of this photograph, under its name"
+        )
+    if isinstance(prediction, IuvImage):
+        watch.say(f"{prediction.iuv.name}: red, green, blue are {channel_order(prediction.iuv)}")
+    found, rejected = prediction.people(size)
+    for one in rejected:
+        watch.say(f"left out: {one.where}: {one.reason}")
+    for person in found:
+        if not person.usable:
+            watch.say(f"left out: person {person.index}: {'; '.join(person.notes)}")
+    usable = [person for person in found if person.usable]
+    if not usable:
+        raise InputError(
+            f"{densepose} shows nobody large enough in {photo.name}; {len(found)} were too small "
+            f"and {len(rejected)} could not be read"
+        )
+    return usable
 
 
 def fit_keypoints(

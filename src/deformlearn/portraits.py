@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
@@ -187,13 +186,6 @@ def choose(ranking: Float[Tensor, "people"], each: int) -> list[tuple[str, int]]
         for quantile in quantiles[: each if order else 0]:
             chosen.setdefault(order[round(quantile * (len(order) - 1))], kind)
     return [(chosen[row], row) for row in order if row in chosen]
-
-
-def as_jpeg(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """A picture for a page."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=86, optimize=True)
-    return buffer.getvalue()
 
 
 def strips_png(portraits: Sequence[Portrait], titles: Sequence[str]) -> bytes:

@@ -57,12 +57,7 @@ def predict_images(
     show one person who fills it. An unreadable image costs its row; if none can be read, or the network
     is about another template, it is an InputError.
     """
-    if network.info.fingerprint != template.fingerprint:
-        raise InputError(
-            f"this network was trained on template {network.info.template!r} "
-            f"({network.info.fingerprint}), not on {template.name!r} ({template.fingerprint}); "
-            f"load the template it names"
-        )
+    require_template(network, template)
     if boxes is not None and len(boxes) != len(images):
         raise InputError(f"{len(images)} images need as many boxes, got {len(boxes)}")
 
@@ -87,10 +82,29 @@ def predict_images(
             f"no image to predict from: {unreadable[0].reason}" if unreadable else "no image given"
         )
     paths, pixels, crops = zip(*readable, strict=True)
-    estimate = predict_dataset(network, torch.stack(pixels), device=device)
     crop = concatenate([crop[None] for crop in crops])
-    seen = seen_keypoints(network, torch.stack(pixels))
-    return PredictedPeople(list(paths), estimate, crop, unreadable, *(seen or (None, None)))
+    found = predict_crops(network, torch.stack(pixels), device=device)
+    return PredictedPeople(list(paths), found[0], crop, unreadable, *found[1:])
+
+
+def require_template(network: Regressor, template: BodyTemplate) -> None:
+    """Refuse a network that was trained on another template."""
+    if network.info.fingerprint != template.fingerprint:
+        raise InputError(
+            f"this network was trained on template {network.info.template!r} "
+            f"({network.info.fingerprint}), not on {template.name!r} ({template.fingerprint}); "
+            f"load the template it names"
+        )
+
+
+def predict_crops(
+    network: Regressor, pixels: UInt8[Tensor, "people 3 size size"], *, device: torch.device | None
+) -> tuple[
+    Estimate, Float[Tensor, "people joints 2"] | None, Float[Tensor, "people joints"] | None
+]:
+    """Bodies, and what `seen_keypoints` says, of people that are cut out already."""
+    estimate = predict_dataset(network, pixels, device=device)
+    return estimate, *(seen_keypoints(network, pixels) or (None, None))
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ here for the errors of single people, as in evaluation, and goes nowhere else.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections import Counter
@@ -16,8 +15,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from deformlearn.body import BodyTemplate
 from deformlearn.config import PAPER
 from deformlearn.curve import Line, curve_png, curve_svg
@@ -25,11 +22,11 @@ from deformlearn.data.shards import splits
 from deformlearn.errors import InputError
 from deformlearn.evaluation import ProtocolCard, canonical_mm
 from deformlearn.files import write_atomically
+from deformlearn.pictures import jpeg_uri
 from deformlearn.portraits import (
     TEST_PANELS,
     TRAIN_PANELS,
     Source,
-    as_jpeg,
     fitted_people,
     predicted_people,
     strips_png,
@@ -223,7 +220,7 @@ def write_report(run: Path, template: BodyTemplate, *, data: Path | None = None)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"mm": millimetres, "time": _duration, "jpeg": _jpeg_uri}
+    environment.filters |= {"mm": millimetres, "time": _duration, "jpeg": jpeg_uri}
     text = (resources.files("deformlearn") / "assets" / "report.html").read_text("utf-8")
     lines = curve(source.records)
     # Only our own words are in the charts: nothing in them needs escaping.
@@ -336,7 +333,3 @@ def _duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{seconds:.1f} s" if seconds < 120 else f"{minutes} min"
-
-
-def _jpeg_uri(picture: np.ndarray) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(as_jpeg(picture)).decode()}"

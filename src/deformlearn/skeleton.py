@@ -1,7 +1,7 @@
 """Joint names, named joint sets, and forward kinematics with segment scales.
 
-Orders and parents: SMPL (Loper et al. 2015), COCO (Lin et al. 2014), and Human3.6M's 17 joints as used
-by Martinez et al. 2017 (right leg first) and by SPIN (left leg first).
+Orders and parents: SMPL (Loper et al. 2015), Human3.6M's 17 joints as used by Martinez et al. 2017
+(right leg first) and by SPIN (left leg first), and the public orders of `joint_orders`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deformlearn.errors import InputError
+from deformlearn.joint_orders import (
+    BODY_25,
+    COCO,
+    KNEES,
+    LSP,
+    MPI_INF_3DHP,
+    MPII,
+    OPENPOSE_18,
+    POSETRACK,
+    TRUNKS,
+    bones,
+    mixture,
+)
 
 SEGMENTS = (
     "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 "
@@ -68,78 +81,93 @@ class JointSet:
         return len(self.names)
 
 
+_ANNOTATED = {
+    "head_top": "head_top",
+    "thorax": "neck",
+    "pelvis": "pelvis",
+    "upper_neck": "head",  # where the skull begins
+    "head_bottom": "head",
+}
+"""Landmarks of annotated points that are not an annotator's limb or face points (`coco_*`)."""
+
+_SKELETAL = {"spine": "spine2", "thorax": "neck", "nose": "head", "head": "head_top"}
+"""Landmarks of Human3.6M's joints that are called otherwise on the body."""
+
+
+def _pairs(hyphenated: str) -> tuple[tuple[str, str], ...]:
+    both = (item.split("-") for item in hyphenated.split())
+    return tuple((start, end) for start, end in both)
+
+
 def _joint_set(
-    name: str, names: str, *, root: str, facing: str, prefix: str = "", **rest
+    name: str, names: str, root: str, facing: str, landmarks: dict[str, str], bones: str = ""
 ) -> JointSet:
     listed = tuple(names.split())
-    landmarks = tuple(prefix + joint for joint in listed)
-    pairs = tuple(_pair(item) for item in facing.split())
-    return JointSet(name, listed, landmarks, tuple(root.split()), pairs)
+    marked = tuple(landmarks.get(joint, joint) for joint in listed)
+    return JointSet(name, listed, marked, tuple(root.split()), _pairs(facing), _pairs(bones))
 
 
-def _pair(hyphenated: str) -> tuple[str, str]:
-    start, end = hyphenated.split("-")
-    return start, end
+def _annotated(
+    name: str, names: str, root: str, facing: str, trunk: str, *, neck: str = "neck"
+) -> JointSet:
+    """Key points that people clicked, or that a network learnt from such."""
+    known = {**_ANNOTATED, "neck": neck}
+    marked = {joint: known.get(joint, f"coco_{joint}") for joint in names.split()}
+    return _joint_set(name, names, root, facing, marked, bones(names.split(), trunk))
 
 
-_H36M_ALIASES = {"spine": "spine2", "thorax": "neck", "nose": "head", "head": "head_top"}
+_HIPS = "left_hip right_hip"
+_FACE = "left_ear-nose right_ear-nose"
+_FEET = "left_ankle-left_foot right_ankle-right_foot"
+_H36M = "spine thorax nose head left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist"
 _H36M_BONES = (
     "pelvis-right_hip right_hip-right_knee right_knee-right_ankle pelvis-left_hip left_hip-left_knee "
     "left_knee-left_ankle pelvis-spine spine-thorax thorax-nose nose-head thorax-left_shoulder "
     "left_shoulder-left_elbow left_elbow-left_wrist thorax-right_shoulder "
     "right_shoulder-right_elbow right_elbow-right_wrist"
 )
-
-
-def _h36m(name: str, names: str) -> JointSet:
-    listed = tuple(names.split())
-    landmarks = tuple(_H36M_ALIASES.get(joint, joint) for joint in listed)
-    bones = tuple(_pair(bone) for bone in _H36M_BONES.split())
-    # Kudo et al. take nose - thorax as the facing direction.
-    return JointSet(name, listed, landmarks, ("pelvis",), (("thorax", "nose"),), bones)
-
-
-_COCO_HEAD = "nose left_eye right_eye left_ear right_ear"
-_COCO = (
-    f"{_COCO_HEAD} left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
-    "left_hip right_hip left_knee right_knee left_ankle right_ankle"
-)
-
 JOINT_SETS: dict[str, JointSet] = {
     joint_set.name: joint_set
     for joint_set in (
+        _joint_set("smpl24", " ".join(SEGMENTS), "pelvis", _FEET, {}),
+        _joint_set("skeleton25", " ".join([*SEGMENTS, "head_top"]), "pelvis", _FEET, {}),
         _joint_set(
-            "smpl24",
-            " ".join(SEGMENTS),
-            root="pelvis",
-            facing="left_ankle-left_foot right_ankle-right_foot",
-        ),
-        _joint_set(
-            "skeleton25",
-            " ".join([*SEGMENTS, "head_top"]),
-            root="pelvis",
-            facing="left_ankle-left_foot right_ankle-right_foot",
-        ),
-        _h36m(
             "h36m17",
-            "pelvis right_hip right_knee right_ankle left_hip left_knee left_ankle spine thorax nose "
-            "head left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist",
-        ),
-        _h36m(
-            "h36m17_left_first",
-            "pelvis left_hip left_knee left_ankle right_hip right_knee right_ankle spine thorax nose "
-            "head left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist",
+            f"pelvis right_hip right_knee right_ankle left_hip left_knee left_ankle {_H36M}",
+            "pelvis",
+            "thorax-nose",  # Kudo et al.'s facing direction
+            _SKELETAL,
+            _H36M_BONES,
         ),
         _joint_set(
-            "coco17",
-            _COCO,
-            root="left_hip right_hip",
-            facing="left_ear-nose right_ear-nose",
-            prefix="coco_",
+            "h36m17_left_first",
+            f"pelvis left_hip left_knee left_ankle right_hip right_knee right_ankle {_H36M}",
+            "pelvis",
+            "thorax-nose",
+            _SKELETAL,
+            _H36M_BONES,
         ),
+        # Tracked by a skeleton, not clicked: its limbs are joints.
+        _joint_set(
+            "mpi_inf_3dhp17",
+            MPI_INF_3DHP,
+            "pelvis",
+            f"neck-head {KNEES}",
+            {"spine": "spine2"},
+            bones(MPI_INF_3DHP.split(), TRUNKS["mpi_inf_3dhp17"]),
+        ),
+        _annotated("coco17", COCO, _HIPS, _FACE, TRUNKS["coco17"]),
+        _annotated("lsp14", LSP, _HIPS, KNEES, TRUNKS["lsp14"]),
+        _annotated("mpii16", MPII, "pelvis", f"thorax-upper_neck {KNEES}", TRUNKS["mpii16"]),
+        # PoseTrack's ears are never labelled.
+        _annotated(
+            "posetrack17", POSETRACK, _HIPS, f"head_bottom-nose {KNEES}", TRUNKS["posetrack17"]
+        ),
+        _annotated("openpose18", OPENPOSE_18, _HIPS, _FACE, TRUNKS["openpose18"], neck="coco_neck"),
+        _annotated("body25", BODY_25, "mid_hip", _FACE, TRUNKS["body25"], neck="coco_neck"),
     )
 }
-"""Every joint set known by name."""
+"""Every joint set known by name (docs/joint_sets.md shows them)."""
 
 
 def joint_set(name: str) -> JointSet:
@@ -149,25 +177,23 @@ def joint_set(name: str) -> JointSet:
     return JOINT_SETS[name]
 
 
-_HIPS, _SHOULDERS = ("left_hip", "right_hip"), ("left_shoulder", "right_shoulder")
-_COCO_TO_H36M: dict[str, dict[str, float]] = {
-    "pelvis": dict.fromkeys(_HIPS, 0.5),
-    "spine": dict.fromkeys(_HIPS + _SHOULDERS, 0.25),
-    "thorax": dict.fromkeys(_SHOULDERS, 0.5),
-    "nose": {"nose": 1.0},
-    "head": {"nose": 2.0, **dict.fromkeys(_SHOULDERS, -0.5)},
-}
-"""What Kudo et al. build from OpenPose's points: means, and head = thorax + 2 (nose - thorax)."""
+def place(landmark: str) -> str:
+    """Where on the body a landmark is, whoever marked it.
+
+    An annotator's limb point stands for the joint beside it, the mean of their shoulders for the neck
+    and the mean of their hips for the pelvis.
+    """
+    bare = landmark.removeprefix("coco_")
+    return "pelvis" if bare == "mid_hip" else bare
 
 
 def same_places(source: JointSet, target: JointSet) -> list[int]:
     """For each key point of `target`, the one of `source` at the same place of the body, or -1.
 
-    Places, not names, are compared: "head" is the head's joint in one set and its top in another. An
-    annotator's limb point stands for the joint beside it.
+    Places, not names, are compared: "head" is the head's joint in one set and its top in another.
     """
-    places = [landmark.removeprefix("coco_") for landmark in source.landmarks]
-    wanted = [landmark.removeprefix("coco_") for landmark in target.landmarks]
+    places = [place(landmark) for landmark in source.landmarks]
+    wanted = [place(landmark) for landmark in target.landmarks]
     return [places.index(name) if name in places else -1 for name in wanted]
 
 
@@ -177,18 +203,15 @@ def convert_keypoints(
     source: JointSet,
     target: JointSet,
 ) -> tuple[Float[Tensor, "batch target 2"], Float[Tensor, "batch target"]]:
-    """Key points of another joint set: the same places, and Kudo's constructions from COCO's.
+    """Key points of another joint set: the same places, and what can be made of them.
 
     A point is worth as much as the least of those it is made of, and 0 where one is missing.
     """
+    places = [place(landmark) for landmark in source.landmarks]
     mixing = keypoints.new_zeros(len(target), len(source))
-    places = same_places(source, target)
-    for row, (name, place) in enumerate(zip(target.names, places, strict=True)):
-        if place >= 0:
-            mixing[row, place] = 1.0
-        elif source.name == "coco17":
-            for part, share in _COCO_TO_H36M.get(name, {}).items():
-                mixing[row, source.index(part)] = share
+    for row, landmark in enumerate(target.landmarks):
+        for part, share in mixture(place(landmark), places).items():
+            mixing[row, places.index(part)] = share
     made = mixing.abs().sum(-1) > 0
     if not made.any():
         raise InputError(f"joint sets {source.name!r} and {target.name!r} have no place in common")

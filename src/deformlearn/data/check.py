@@ -16,8 +16,8 @@ _THUMBNAIL = 16
 """Images are decoded to this side (px): enough to find a broken one."""
 
 
-def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> int:
-    """Print what a data set holds and every bad row; returns how many are bad.
+def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> list[Rejected]:
+    """Print what a data set holds and every bad row; returns the bad ones.
 
     A folder that is no data set, or one made for another template, is an InputError.
     """
@@ -26,14 +26,14 @@ def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> 
     if not found:
         raise InputError(f"{folder} has no shard in observations/; see docs/data_format.md")
     console.print(f"{folder}: template {info.template} ({info.fingerprint}), joints {info.joints}")
-    total = 0
+    bad: list[Rejected] = []
     for split in found:
         rejected, people = _check_split(folder, split, template)
         console.print(f"{split}: {people} good rows, {len(rejected)} bad")
         for one in rejected:
             console.print(f"  {one.where}: {one.reason}", soft_wrap=True, markup=False)
-        total += len(rejected)
-    return total
+        bad += rejected
+    return bad
 
 
 def _check_split(folder: Path, split: str, template: BodyTemplate) -> tuple[list[Rejected], int]:

@@ -1,7 +1,8 @@
-"""DensePose predictions (IUV and INDS images) as rows of our data set.
+"""People that DensePose saw in an image: their pixels with labels, and the IUV images that hold them.
 
 The files are those of Facebook's DensePose tools: `*_IUV.png` holds part, U and V of every pixel,
-`*_INDS.png` the number of the person it belongs to.
+`*_INDS.png` the number of the person it belongs to. Other formats are in `densepose_labels` and
+`densepose_dumps`; all of them give the same `DetectedPerson`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from jaxtyping import Float, Int, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from deformlearn.body import BodyTemplate
-from deformlearn.charts import Charts, densepose_to_template
+from deformlearn.charts import Charts
 from deformlearn.data.shards import Row
+from deformlearn.densepose_charts import PARTS, densepose_to_template
 from deformlearn.errors import InputError
 from deformlearn.skeleton import joint_set
 
-PARTS = 24
-"""DensePose's parts are numbered 1..24; 0 is background."""
+MIN_PIXELS = 1500
+"""A person of fewer labelled pixels is too small to be registered."""
 
 _MARGIN = 0.1
 """A crop is this much larger than the longer side of the person's box."""
@@ -33,15 +35,20 @@ _FEW_PARTS = 12
 
 @dataclass(frozen=True)
 class DetectedPerson:
-    """One person of an IUV image."""
+    """One person of an image as DensePose saw it, whatever file says so."""
 
     index: int
-    """The person's number in the INDS image (rank by ascending detection score)."""
+    """Rank by ascending detection score among everyone of the image, as INDS images count."""
     pixels: Int[np.ndarray, "n 2"]
     """x and y of the person's pixels; the centre of pixel (x, y) is (x + 0.5, y + 0.5)."""
     part: Int[np.ndarray, "n"]
+    """1..24."""
     u: Float[np.ndarray, "n"]
     v: Float[np.ndarray, "n"]
+    weights: Float[np.ndarray, "n"]
+    """In (0, 1]; 1 where the file holds no confidences."""
+    score: float | None
+    """Of the detection; None where the file holds none."""
     usable: bool
     """Large enough to be registered."""
     notes: tuple[str, ...] = ()
@@ -55,46 +62,94 @@ class DetectedPerson:
         return left, top, right, bottom
 
 
+def person_of_labels(
+    index: int,
+    score: float | None,
+    pixels: Int[np.ndarray, "n 2"],
+    labels: tuple[
+        Int[np.ndarray, "n"],
+        Float[np.ndarray, "n"],
+        Float[np.ndarray, "n"],
+        Float[np.ndarray, "n"],
+    ],
+    size: tuple[int, int] | None,
+    min_pixels: int,
+) -> DetectedPerson:
+    """A person of their pixels and `labels` (part, u, v, weights), with what a user should know.
+
+    `size` is the image's (width, height), None where it is not known.
+    """
+    notes = []
+    part, u, v, weights = labels
+    usable = len(pixels) > min_pixels
+    if not usable:
+        notes.append(f"skipped: {len(pixels)} pixels, more than {min_pixels} are needed")
+    if size is not None and ((pixels.min(0) == 0).any() or (pixels.max(0) + 1 == size).any()):
+        notes.append("cut by the frame")
+    seen = len(np.unique(part))
+    if seen < _FEW_PARTS:
+        notes.append(f"partly hidden: {seen} of {PARTS} parts are seen")
+    return DetectedPerson(index, pixels, part, u, v, weights, score, usable, tuple(notes))
+
+
 def read_iuv(
-    iuv_png: Path, inds_png: Path | None, photo: Path, *, min_pixels: int = 1500
+    iuv_png: Path,
+    inds_png: Path | None,
+    size: tuple[int, int] | None,
+    *,
+    min_pixels: int = MIN_PIXELS,
 ) -> list[DetectedPerson]:
-    """Every person of a DensePose prediction, by ascending detection score; some may not be usable.
+    """Every person of an IUV image, by ascending detection score; some may not be usable.
 
     IUV files are written by OpenCV (blue first), so the part is the third channel as read here; files
     with the part first are told apart by its values. In INDS the lowest-scored person has the
     number 0, as background has: they are the pixels with a part but number 0. Without INDS all
-    pixels are one person. People of at most `min_pixels` pixels are returned with `usable` false.
+    pixels are one person. `size` is the photo's (see `photo_size`; None leaves it unchecked).
+    People of at most `min_pixels` pixels are returned with `usable` false.
 
     Unreadable, mismatched or ambiguous files and images without people are InputErrors.
     """
-    size = _photo_size(photo)
     iuv = _read_image(iuv_png, "IUV", "RGB")
-    _require_size(iuv_png, iuv, photo, size)
+    _require_size(iuv_png, iuv, size)
     part_channel = _part_channel(iuv, iuv_png)
     part, u, v = iuv[..., part_channel], iuv[..., 1], iuv[..., 2 - part_channel]
     if inds_png is None:
         person = np.zeros_like(part)
     else:
         person = _read_image(inds_png, "INDS", "L")
-        _require_size(inds_png, person, photo, size)
+        _require_size(inds_png, person, iuv.shape[1::-1])
 
     people = []
     for index in np.unique(person[part > 0]).tolist():
         y, x = np.nonzero((part > 0) & (person == index))
+        labels = (
+            part[y, x].astype(np.int64), u[y, x] / 255.0, v[y, x] / 255.0, np.ones(len(x)),
+        )  # fmt: skip
         pixels = np.stack([x, y], -1)
-        notes, usable = _notes(pixels, part[y, x], size, min_pixels)
-        people.append(
-            DetectedPerson(
-                index,
-                pixels,
-                part[y, x].astype(np.int64),
-                u[y, x] / 255.0,
-                v[y, x] / 255.0,
-                usable,
-                notes,
-            )
-        )
+        people.append(person_of_labels(index, None, pixels, labels, iuv.shape[1::-1], min_pixels))
     return people
+
+
+def channel_order(iuv_png: Path) -> str:
+    """How the channels of an IUV image were read: `V, U, I` (as OpenCV writes it) or `I, U, V`."""
+    iuv = _read_image(iuv_png, "IUV", "RGB")
+    return "V, U, I" if _part_channel(iuv, iuv_png) == 2 else "I, U, V"
+
+
+def draw_pixels(person: DetectedPerson, points: int, seed: int) -> Int[np.ndarray, "chosen"]:
+    """Up to `points` of a person's pixels, in their order.
+
+    A pixel is drawn with a chance of 1 / sqrt(pixels of its part): small parts get more points than
+    their area, large parts still the most. The same seed draws the same pixels of the same person,
+    whatever format they come from and whoever else is in the image.
+    """
+    chance = 1 / np.sqrt(np.bincount(person.part)[person.part])
+    count = min(points, len(person.part))
+    place = [int(side) for side in person.box]
+    random = np.random.default_rng([seed, len(person.part), *place])
+    chosen = random.choice(len(chance), count, replace=False, p=chance / chance.sum())
+    chosen.sort()
+    return chosen
 
 
 def people_rows(
@@ -106,22 +161,16 @@ def people_rows(
     points: int = 400,
     seed: int = 0,
 ) -> list[Row]:
-    """One row for each usable person: up to `points` of its pixels and where they lie on Anny.
+    """One row for each usable person: some of its pixels and where they lie on the template.
 
-    A pixel is drawn with a chance of 1 / sqrt(pixels of its part): small parts get more points than
-    their area, large parts still the most. The same seed draws the same pixels of a person whatever
-    other people there are. Key points are of the set `coco17`, all missing.
+    The pixels are those of `draw_pixels`. Key points are of the set `coco17`, all missing.
     """
     keypoints = len(joint_set("coco17"))
     rows = []
     for person in people:
         if not person.usable:
             continue
-        random = np.random.default_rng([seed, person.index])
-        chance = 1 / np.sqrt(np.bincount(person.part)[person.part])
-        count = min(points, len(person.part))
-        chosen = random.choice(len(chance), count, replace=False, p=chance / chance.sum())
-        chosen.sort()
+        chosen = draw_pixels(person, points, seed)
         faces, barycentric, ok = densepose_to_template(
             charts, template, person.part[chosen], person.u[chosen], person.v[chosen]
         )
@@ -134,7 +183,7 @@ def people_rows(
                 points=person.pixels[chosen][ok] + 0.5,
                 faces=faces[ok],
                 barycentric=barycentric[ok],
-                point_weights=np.ones(int(ok.sum())),
+                point_weights=person.weights[chosen][ok],
                 keypoints=np.zeros((keypoints, 2)),
                 keypoint_weights=np.zeros(keypoints),
                 image_path=str(Path(photo).absolute()),
@@ -160,36 +209,33 @@ def _with_points(row: Row, chosen: Int[np.ndarray, "n"]) -> Row:
     )
 
 
-def _notes(
-    pixels: Int[np.ndarray, "n 2"],
-    part: UInt8[np.ndarray, "n"],
-    size: tuple[int, int],
-    min_pixels: int,
-) -> tuple[tuple[str, ...], bool]:
-    """What a user should know of a person, and whether it is large enough."""
-    notes = []
-    usable = len(pixels) > min_pixels
-    if not usable:
-        notes.append(f"skipped: {len(pixels)} pixels, more than {min_pixels} are needed")
-    if (pixels.min(0) == 0).any() or (pixels.max(0) + 1 == size).any():
-        notes.append("cut by the frame")
-    seen = len(np.unique(part))
-    if seen < _FEW_PARTS:
-        notes.append(f"partly hidden: {seen} of {PARTS} parts are seen")
-    return tuple(notes), usable
+def photo_size(photo: Path) -> tuple[int, int]:
+    """Width and height of a photograph that can be read to its end and stands upright."""
+    image = _open_image(photo, "photo")
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        raise InputError(
+            f"photo {photo} is stored turned (EXIF orientation), so its pixels and DensePose's may "
+            f"not match; save it upright without the tag and run DensePose on that"
+        )
+    return image.size
 
 
-def _part_channel(iuv: UInt8[np.ndarray, "h w 3"], path: Path) -> int:
-    """The channel that holds parts: 2 as OpenCV writes it, or 0."""
+def part_channels(iuv: UInt8[np.ndarray, "h w 3"]) -> list[int]:
+    """The channels that can hold parts: the third as OpenCV writes it, or the first."""
     highest = iuv.max((0, 1)).tolist()
-    if max(highest) == 0:
-        raise InputError(f"{path} shows no person: every pixel is background")
     marked = iuv.any(-1)
-    could_be = [
+    return [
         channel
         for channel in (2, 0)
         if highest[channel] <= PARTS and (iuv[..., channel] > 0)[marked].all()
     ]
+
+
+def _part_channel(iuv: UInt8[np.ndarray, "h w 3"], path: Path) -> int:
+    highest = iuv.max((0, 1)).tolist()
+    if max(highest) == 0:
+        raise InputError(f"{path} shows no person: every pixel is background")
+    could_be = part_channels(iuv)
     if not could_be:
         raise InputError(
             f"{path} is not an IUV image: neither its first nor its third channel holds part numbers "
@@ -202,17 +248,6 @@ def _part_channel(iuv: UInt8[np.ndarray, "h w 3"], path: Path) -> int:
             f"write it again as OpenCV does (blue = part, green = U, red = V)"
         )
     return could_be[0]
-
-
-def _photo_size(photo: Path) -> tuple[int, int]:
-    """Width and height of a photograph that can be read to its end and stands upright."""
-    image = _open_image(photo, "photo")
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        raise InputError(
-            f"photo {photo} is stored turned (EXIF orientation), so its pixels and the IUV's may "
-            f"not match; save it upright without the tag and run DensePose on that"
-        )
-    return image.size
 
 
 def _read_image(path: Path, what: str, mode: str) -> UInt8[np.ndarray, "h w ..."]:
@@ -229,21 +264,34 @@ def _open_image(path: Path, what: str) -> Image.Image:
     """An image decoded to its end; missing, foreign and truncated files are InputErrors."""
     if not Path(path).is_file():
         raise InputError(f"{what} image {path} does not exist")
+    return decoded(Path(path).read_bytes(), f"{what} image {path}")
+
+
+def decoded(content: bytes, name: str, size: tuple[int, int] | None = None) -> Image.Image:
+    """An encoded image, decoded to its end; `name` is what a message calls it.
+
+    With `size`, an image of another width and height is refused before its pixels are decoded.
+    """
     try:
-        image = Image.open(io.BytesIO(Path(path).read_bytes()))
+        image = Image.open(io.BytesIO(content))
+        if size is not None and image.size != size:
+            raise InputError(f"{name} is {image.size}, but {size} is written beside it")
         image.load()
+    except InputError:
+        raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{what} image {path} is not an image file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{what} image {path} cannot be read to its end ({error})") from error
+        raise InputError(f"{name} is not an image file") from error
+    # Pillow's readers fail in many ways on damaged files (also struct.error, zlib.error, IndexError).
+    except Exception as error:
+        raise InputError(f"{name} cannot be read to its end ({error})") from error
     return image
 
 
 def _require_size(
-    path: Path, image: UInt8[np.ndarray, "h w ..."], photo: Path, size: tuple[int, int]
+    path: Path, image: UInt8[np.ndarray, "h w ..."], size: tuple[int, int] | None
 ) -> None:
-    if image.shape[1::-1] != size:
+    if size is not None and image.shape[1::-1] != tuple(size):
         raise InputError(
-            f"{path} is {image.shape[1]}x{image.shape[0]} pixels but the photo {photo} is "
+            f"{path} is {image.shape[1]}x{image.shape[0]} pixels but the photo is "
             f"{size[0]}x{size[1]}; give the photo that DensePose was run on, at the same size"
         )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from deformlearn.anny_body import ANNY_BONES, anny_model
 from deformlearn.data.rotations import (
     FORWARD,
     LEFT,
@@ -29,7 +30,6 @@ from deformlearn.data.rotations import (
     rotation_vector,
 )
 from deformlearn.skeleton import SEGMENTS
-from deformlearn.templates import ANNY_BONES, anny_model
 
 ANNY_TO_TEMPLATE = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Anny's axes (z up, facing -y) to ours."""

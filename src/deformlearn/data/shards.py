@@ -131,6 +131,14 @@ class People:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, rows: Sequence[int]) -> People:
+        """These rows, in this order."""
+        names = (self.keys, self.subjects, self.actions, self.cameras)
+        keys, subjects, actions, cameras = ([values[row] for row in rows] for values in names)
+        index = torch.as_tensor(rows)
+        observations, crop = self.observations[index], self.crop[index]
+        return People(keys, observations, crop, subjects, actions, cameras, self.rejected)
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -140,6 +148,13 @@ class Truth:
     landmark_names: tuple[str, ...]
     landmarks_mm: Tensor
     vertices_mm: Tensor | None
+
+    def take(self, rows: Sequence[int]) -> Truth:
+        """These rows, in this order."""
+        index = torch.as_tensor(rows)
+        vertices = None if self.vertices_mm is None else self.vertices_mm[index]
+        keys = [self.keys[row] for row in rows]
+        return Truth(keys, self.landmark_names, self.landmarks_mm[index], vertices)
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
@@ -168,15 +183,16 @@ def read_info(folder: Path) -> DatasetInfo:
 
 def write_rows(folder: Path, split: str, shard: int, rows: Sequence[Row]) -> Path:
     """Write one shard of observations; complete or not at all."""
-    return _write_table(folder / "observations" / f"{split}-{shard:05d}.parquet", _table(rows))
+    return _write_table(folder / "observations" / f"{split}-{shard:05d}.parquet", table_of(rows))
 
 
 def people_of(rows: Sequence[Row], info: DatasetInfo) -> People:
     """Rows as people in memory, without a file in between; they must be sound."""
-    return _people(_table(rows), info, [])
+    return _people(table_of(rows), info, [])
 
 
-def _table(rows: Sequence[Row]) -> pa.Table:
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table of the schema of observations."""
     columns: dict[str, list] = {name: [] for name in OBSERVATION_SCHEMA.names}
     for row in rows:
         values = {

@@ -1,0 +1,1 @@
+"""Annotate photographs by hand in the browser: `command.annotate`."""

@@ -1,0 +1,119 @@
+"""The photographs to annotate: found in a folder, measured, and sent to the browser.
+
+Everything is in pixels as they are stored. A camera's orientation tag (EXIF) only says how the page
+shows them; labels, crops and training all refer to the stored grid (data/images.py).
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+from deformlearn.data.images import open_image
+from deformlearn.data.soundness import Rejected
+from deformlearn.errors import InputError
+
+_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
+
+_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+"""Formats every browser shows, by Pillow's names."""
+
+_PLAIN_MODES = ("RGB", "L")
+"""Colours that need no conversion; others (CMYK, 16 bit, palettes) are converted as for training."""
+
+_LOSSLESS_UP_TO = 4_000_000
+"""Converted images up to this many pixels are sent as png, larger ones as a fine JPEG."""
+
+UPRIGHT = {
+    1: (1, 0, 0, 1), 2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0), 6: (0, -1, 1, 0), 7: (0, -1, -1, 0), 8: (0, 1, -1, 0),
+}  # fmt: skip
+"""EXIF orientation: the matrix (rows) that takes stored x, y to x, y as shown, about the middle."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photograph."""
+
+    name: str
+    """Path relative to the folder, with forward slashes."""
+    path: Path
+    width: int
+    """Stored pixels."""
+    height: int
+    upright: tuple[int, int, int, int] = (1, 0, 0, 1)
+    """How it is shown (see UPRIGHT)."""
+
+    @property
+    def key(self) -> str:
+        """The name as part of a row's key."""
+        return self.name.replace("/", "--")
+
+
+def find_photos(folder: Path, besides: Path | None = None) -> tuple[list[Photo], list[Rejected]]:
+    """All photographs of a folder and its sub-folders, by name, and the files that cannot be read.
+
+    The folder `besides` is passed over: the results may lie among the images. Not one readable image
+    is an InputError.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder your photographs are in")
+    photos: list[Photo] = []
+    rejected: list[Rejected] = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if path.suffix.lower() not in _SUFFIXES or hidden or not path.is_file():
+            continue
+        if besides is not None and path.resolve().is_relative_to(besides.resolve()):
+            continue
+        try:
+            photos.append(_measured(relative.as_posix(), path))
+        except InputError as error:
+            rejected.append(Rejected(relative.as_posix(), str(error)))
+    if not photos:
+        first = f"; {rejected[0].where}: {rejected[0].reason}" if rejected else ""
+        raise InputError(f"{folder} has no readable image ({', '.join(sorted(_SUFFIXES))}){first}")
+    twice = [key for key, count in Counter(photo.key for photo in photos).items() if count > 1]
+    if twice:
+        raise InputError(f"{folder} has two images that would be called {twice[0]}; rename one")
+    return photos, rejected
+
+
+def encoded(photo: Photo) -> tuple[str, bytes]:
+    """Media type and bytes that show a photograph's stored pixels in a browser.
+
+    A file that cannot be read to its end is an InputError.
+    """
+    image = open_image(photo.path)
+    if image.size != (photo.width, photo.height):
+        raise InputError(f"{photo.name} is another image than at the start; start again")
+    with Image.open(photo.path) as stored:
+        kind = _AS_THEY_ARE.get(stored.format or "")
+        plain = stored.mode in _PLAIN_MODES and photo.upright == UPRIGHT[1]
+    if kind and plain:
+        # Without an orientation tag the browser shows the pixels as they are.
+        return kind, photo.path.read_bytes()
+    buffer = io.BytesIO()
+    if image.width * image.height <= _LOSSLESS_UP_TO:
+        image.save(buffer, "png", compress_level=1)
+        return "image/png", buffer.getvalue()
+    image.save(buffer, "jpeg", quality=95)
+    return "image/jpeg", buffer.getvalue()
+
+
+def _measured(name: str, path: Path) -> Photo:
+    """A photograph's size and orientation, without decoding its pixels."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow decodes a whole png to look for a tag behind its pixels, where no camera puts it.
+            tagged = image.format != "PNG" or "exif" in image.info
+            tag = image.getexif().get(ExifTags.Base.Orientation, 1) if tagged else 1
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot be read as an image ({error})") from error
+    return Photo(name, path, width, height, UPRIGHT.get(tag, UPRIGHT[1]))

@@ -1,0 +1,264 @@
+"""Commands about bodies and labels: register, predict, annotate, check, and rigged humans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from deformlearn.config import PRESETS, DemoConfig, RegistrationConfig
+from deformlearn.errors import InputError
+from deformlearn.terminal import console, watch
+
+Flat = tyro.conf.arg(name="")
+
+
+def commands(default: DemoConfig) -> dict[str, Callable]:
+    """Each command by name; `default` gives the numbers that are not on the command line."""
+
+    def register(
+        source: tyro.conf.Positional[Path],
+        out: Path,
+        densepose: Path | None = None,
+        inds: Path | None = None,
+        charts: Path | None = None,
+        keypoints: Path | None = None,
+        lifter: Path | None = None,
+        poses: Path | None = None,
+        pose_joints: str = "h36m17",
+        split: str = "train",
+        template: str = "anny",
+        points: int = 400,
+        config: Annotated[RegistrationConfig, Flat] = default.run.registration,
+    ) -> None:
+        """Fit the template to a data set, to a photograph with its DensePose, or to key points.
+
+        Args:
+            source: Data set folder; or the photograph (with --densepose); or the folder of images (with
+                --keypoints).
+            out: Folder for estimates.parquet, people.json and the pictures.
+            densepose: DensePose prediction of the photograph: IUV png, challenge json or detectron2 dump.
+            inds: DensePose INDS png: which person each pixel belongs to (default: *_INDS.png beside it).
+            charts: DensePose's UV_Processed.mat.
+            keypoints: COCO person_keypoints json.
+            lifter: Lifter that gives key points a depth (lifter.safetensors of a run).
+            poses: Or 2D poses (.npy, people x joints x 2) to train one on.
+            pose_joints: Joint set of --poses.
+            split: Split of the data set.
+            template: Rigged human: anny, or a file (see `deformlearn body`).
+            points: Correspondences a person, with --densepose.
+            config: Weights and schedule.
+
+        """
+        from deformlearn import fitting, templates
+
+        show = watch()
+        body = templates.load(template)
+        if densepose is not None and keypoints is not None:
+            raise InputError("--densepose and --keypoints are two kinds of input; give one of them")
+        depth_lifter = _lifter(lifter, poses, pose_joints, out, show)
+        if densepose is not None:
+            if charts is None:
+                raise InputError("--densepose needs --charts: DensePose's UV_Processed.mat")
+            found = fitting.fit_photograph(
+                source,
+                densepose,
+                inds,
+                charts,
+                out,
+                body,
+                config,
+                points=points,
+                lifter=depth_lifter,
+                watch=show,
+            )
+        elif keypoints is not None:
+            found = fitting.fit_keypoints(
+                keypoints, source, out, body, config, lifter=depth_lifter, watch=show
+            )
+        else:
+            found = fitting.fit_dataset(
+                source, out, split, body, config, lifter=depth_lifter, watch=show
+            )
+        _print_people(found)
+        print(f"written: {out.resolve()}")
+
+    def predict(
+        run: tyro.conf.Positional[Path],
+        images: tyro.conf.Positional[list[Path]],
+        out: Path,
+        boxes: Path | None = None,
+        refine: bool = False,
+        meshes: bool = False,
+        template: str = "anny",
+        device: str = "auto",
+    ) -> None:
+        """Predict the body in each image (NPZ, OBJ, overlay png) or frame (overlay video).
+
+        Args:
+            run: Run folder, or a network.safetensors.
+            images: Images, folders of images, and videos; without --boxes one person fills each.
+            out: Folder for the results.
+            boxes: Where the people are: json, csv, MOT or OpenPose (docs/videos.md).
+            refine: Register each prediction to the key points that the network itself sees.
+            meshes: NPZ and OBJ of the people in videos too.
+            template: Rigged human the run was made with.
+            device: auto, cpu, cuda, ...
+
+        """
+        from deformlearn.results import predict_to_files
+        from deformlearn.templates import load
+
+        body = load(template)
+        predict_to_files(
+            run, images, out, body, boxes=boxes, refine=refine, meshes=meshes, device=device,
+            watch=watch(),
+        )  # fmt: skip
+        print(f"written: {out.resolve()}")
+
+    def check(
+        data: tyro.conf.Positional[Path], template: str = "anny", out: Path | None = None
+    ) -> None:
+        """Validate a data set, list every bad row with its reason, and draw 24 random people.
+
+        Args:
+            data: Data set folder.
+            template: Rigged human it refers to.
+            out: Where to write the page with the pictures (default: DATA/summary.html).
+
+        """
+        from deformlearn.data.check import check_dataset
+        from deformlearn.datasheet import write_datasheet
+        from deformlearn.templates import load
+
+        body = load(template)
+        bad = check_dataset(data, body, console=console())
+        page = write_datasheet(data, body, target=out, bad=bad)
+        print(f"look at it: {page.resolve()}")
+        if bad:
+            raise InputError(
+                f"{data} has {len(bad)} bad rows; they are listed above with their reasons"
+            )
+
+    def annotate(
+        images: tyro.conf.Positional[Path],
+        out: Path,
+        body: str = "anny",
+        joints: str = "coco17",
+        charts: Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        browser: bool = True,
+    ) -> None:
+        """Annotate photographs by hand, in the browser: this pixel is that point of the body.
+
+        Args:
+            images: Folder of photographs, or one of them.
+            out: Data set folder; every change is saved there at once, and the same command goes on.
+            body: Rigged human to point at: anny, or a file (see `deformlearn body`).
+            joints: Joint set of the key points.
+            charts: DensePose's UV_Processed.mat, for a json in DensePose's own charts.
+            host: Address to serve at; another than 127.0.0.1 lets others in who know the link.
+            port: Port to serve at.
+            browser: Open the browser.
+
+        """
+        from deformlearn.annotate import command
+        from deformlearn.templates import load
+
+        command.annotate(
+            images, out, load(body), joints=joints, charts=charts, host=host, port=port,
+            open_browser=browser,
+        )  # fmt: skip
+
+    return {one.__name__: one for one in (register, predict, annotate, check)}
+
+
+def body_commands(default: DemoConfig) -> dict[str, Callable]:
+    """The commands of `deformlearn body`; `body FILE` is short for `body show FILE`."""
+
+    def show(
+        file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[FILE]")] = "anny",
+        out: Path | None = None,
+        mapping: Path | None = None,
+        save: Path | None = None,
+    ) -> None:
+        """Print a template's segments, where each was found, and its joint limits; draw it.
+
+        Args:
+            file: anny, a SMPL file (.pkl, .npz), a rigged human (.glb, .gltf, .vrm), or a template file.
+            out: Where to draw it (png): front, side and back, a colour for each segment.
+            mapping: Json that names the bone of each segment, where they are not found.
+            save: Write it as a template file (.safetensors) that every command takes as --template.
+
+        """
+        from deformlearn.anatomy import describe, draw
+        from deformlearn.templates import load_with_report
+        from deformlearn.templates import save as write
+
+        template, report = load_with_report(file, mapping)
+        describe(template, console(), report)
+        if out is not None:
+            draw(template, out)
+            print(f"written: {out.resolve()}")
+        if save is not None:
+            write(template, save)
+            print(f"written: {save.resolve()}")
+
+    def map_bodies(
+        source: tyro.conf.Positional[str], target: tyro.conf.Positional[str], out: Path
+    ) -> None:
+        """Find where each point of one body's surface lies on another's (about 20 s).
+
+        Args:
+            source: anny, or a body's file (see `deformlearn body show`).
+            target: The other body.
+            out: Map file (.safetensors), read by deformlearn.surfaces.read_map.
+
+        """
+        from deformlearn.surfaces import map_surface, summarise, write_map
+        from deformlearn.templates import load
+
+        start, end = load(source), load(target)
+        made = map_surface(start, end)
+        write_map(out, made)
+        print(summarise(made, start, end))
+        print(f"written: {out.resolve()}")
+
+    return {"show": show, "map": map_bodies}
+
+
+def _lifter(path: Path | None, poses: Path | None, joints: str, out: Path, show):
+    from deformlearn import fitting
+    from deformlearn.lifter import load_lifter
+
+    if path is not None:
+        return load_lifter(path)
+    if poses is None:
+        return None
+    # Real key points have gaps: this lifter learns to do with some of them.
+    config = replace(PRESETS["laptop"].run.lifter, hidden=0.3)
+    return fitting.lifter_from_poses(poses, joints, out, config, watch=show)
+
+
+def _print_people(people) -> None:
+    from rich.table import Table
+
+    table = Table("person")
+    for column in (
+        "points", "key points", "size px", "error px", "held out px", "% of size", "facing",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    table.add_column("flag")
+    for one in people[:50]:
+        held_out = "" if one.held_out_px is None else f"{one.held_out_px:.2f}"
+        table.add_row(
+            one.key, str(one.points), str(one.keypoints), f"{one.size_px:.0f}", f"{one.error_px:.2f}",
+            held_out, f"{one.error_percent:.2f}", f"{one.facing:.2f}", one.flag,
+        )  # fmt: skip
+    console().print(table)
+    if len(people) > 50:
+        print(f"and {len(people) - 50} more in people.json")

@@ -1,0 +1,1 @@
+"""Rigged humans of other formats, reduced to our 24 segments."""

@@ -1,0 +1,220 @@
+"""Any data set to shards: complete or absent, the same however it was interrupted."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deformlearn.config import ImportConfig
+from deformlearn.data import importing
+from deformlearn.data.convert import Converter
+from deformlearn.data.duplicates import drop_duplicates
+from deformlearn.data.importing import import_source
+from deformlearn.data.shards import read_info, read_people, read_truth
+from deformlearn.data.soundness import Rejected
+from deformlearn.data.sources import Entry, Person, Source, SurfacePoints
+from deformlearn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Planted(Source):
+    """People whose every number follows from their own."""
+
+    images: Path
+    count: int = 40
+    stop_at: int | None = None
+    """Raise what Ctrl-C raises, when this person is converted."""
+
+    chunk = 7
+    has_truth = True
+    joints = "h36m17"
+    description = "planted people"
+
+    def entries(self) -> Iterator[Entry | Rejected]:
+        for number in range(self.count):
+            if number == 11:
+                yield Rejected("planted.json annotation 11", "it is the eleventh")
+            else:
+                yield Entry(f"planted.json annotation {number}", number)
+
+    def people(self, entry: Entry) -> list[Person | Rejected]:
+        number = entry.content
+        if number == self.stop_at:
+            raise KeyboardInterrupt
+        if number == 5:
+            raise InputError("the fifth is always bad")
+        keypoints = np.arange(34.0).reshape(17, 2) + number
+        return [
+            Person(
+                key="same" if number in (20, 30) else f"person-{number}",
+                image=self.images / "photo.png",
+                box=(2.0, 4.0, 10.0 if number != 6 else 0.0, 20.0),
+                keypoints=keypoints,
+                keypoint_weights=np.ones(17),
+                dense=SurfacePoints(
+                    np.full((8, 2), 5.5), np.arange(8), np.full((8, 3), 1 / 3), np.ones(8)
+                ),
+                joints_mm=np.arange(51.0).reshape(17, 3) * (number + 1),
+                subject=f"S{number % 3}",
+                action="Walking",
+                camera="1",
+                frame=number,
+            )
+        ]
+
+
+@pytest.fixture
+def source(tmp_path) -> Planted:
+    y, x = np.mgrid[:48, :64].astype(np.uint8)
+    Image.fromarray(np.stack([4 * x, 5 * y, 2 * (x + y)], -1)).save(tmp_path / "photo.png")
+    return Planted(tmp_path)
+
+
+def take(source, out, template, config=None, **options):
+    config = config or ImportConfig()
+    return import_source(source, out, template, Converter(template, config), config, **options)
+
+
+def rejects(out, split="train"):
+    with open(out / f"rejects-{split}.csv", newline="") as file:
+        return [tuple(row) for row in csv.reader(file)]
+
+
+def shards_of(out):
+    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
+
+
+def test_good_rows_are_kept_and_every_other_one_is_listed_with_its_reason(
+    source, template, tmp_path
+):
+    result = take(source, tmp_path / "data", template)
+    people = read_people(tmp_path / "data", "train", template)
+    assert len(people) == result.rows == 36
+    assert result.rejected == 4
+    table = rejects(tmp_path / "data")
+    assert table[0] == ("file", "row", "reason")
+    assert ("planted.json", "annotation 5", "the fifth is always bad") in table
+    assert ("planted.json", "annotation 11", "it is the eleventh") in table
+    assert any("person-6" in row[0] and "no extent" in row[2] for row in table)
+    assert any("same" in row[1] and "occurs before" in row[2] for row in table)
+
+
+def test_labels_and_truth_arrive_unchanged(source, template, tmp_path):
+    take(source, tmp_path / "data", template)
+    people = read_people(tmp_path / "data", "train", template)
+    row = people.keys.index("person-8")
+    pixels = people.crop[row : row + 1].to_pixels(people.observations.keypoints[row : row + 1])
+    np.testing.assert_allclose(pixels[0].numpy(), np.arange(34.0).reshape(17, 2) + 8, atol=1e-4)
+    assert people.crop.centre[row].tolist() == [7.0, 14.0]
+    assert people.crop.half[row].item() == pytest.approx(11.0)
+    truth = read_truth(tmp_path / "data", "train", ["person-8"])
+    joints = np.arange(51.0).reshape(17, 3) * 9
+    np.testing.assert_allclose(truth.landmarks_mm[0].numpy(), joints - joints[0])
+    assert read_info(tmp_path / "data").joints == "h36m17"
+
+
+def test_several_workers_write_what_one_does(source, template, tmp_path):
+    take(source, tmp_path / "one", template)
+    take(source, tmp_path / "two", template, workers=2)
+    assert shards_of(tmp_path / "one") == shards_of(tmp_path / "two")
+    assert rejects(tmp_path / "one") == rejects(tmp_path / "two")
+
+
+def test_a_stopped_import_leaves_no_data_set_and_goes_on_where_it_was(
+    source, template, tmp_path, monkeypatch
+):
+    out = tmp_path / "data"
+    take(source, tmp_path / "whole", template)
+    stopped = replace(source, stop_at=25)
+    # The recipe names the source; here the same source is stopped from outside.
+    monkeypatch.setattr(importing, "_recipe", lambda *_: {"source": "the same"})
+    with pytest.raises(KeyboardInterrupt):
+        take(stopped, out, template)
+    with pytest.raises(InputError, match="not a data set"):
+        read_info(out)
+    converted = []
+    convert = importing._convert
+    monkeypatch.setattr(importing, "_convert", lambda *a: (converted.append(a[4]), convert(*a))[1])
+    take(source, out, template)
+    assert converted == [3, 4, 5]
+    assert shards_of(out) == shards_of(tmp_path / "whole")
+    assert not (out / ".import-train").exists()
+
+
+def test_a_second_time_nothing_is_written(source, template, tmp_path):
+    first = take(source, tmp_path / "data", template)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    again = take(source, tmp_path / "data", template)
+    assert again.already
+    assert again == first
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+
+
+def test_another_source_or_other_options_in_the_same_place_are_refused(source, template, tmp_path):
+    take(source, tmp_path / "data", template)
+    with pytest.raises(InputError, match="another options"):
+        take(source, tmp_path / "data", template, ImportConfig(margin=0.5))
+    with pytest.raises(InputError, match="another source"):
+        take(replace(source, count=3), tmp_path / "data", template)
+    with pytest.raises(InputError, match="letters, digits"):
+        take(source, tmp_path / "data", template, split="../train")
+
+
+def test_two_splits_share_a_data_set(source, template, tmp_path):
+    take(source, tmp_path / "data", template)
+    take(replace(source, count=9), tmp_path / "data", template, split="test")
+    assert len(read_people(tmp_path / "data", "test", template)) == 7
+
+
+def test_a_source_without_a_good_row_is_an_error_and_leaves_nothing(source, template, tmp_path):
+    class Empty(Planted):
+        def entries(self):
+            return iter([Rejected("a.json annotation 1", "broken")])
+
+    with pytest.raises(InputError, match=r"a\.json annotation 1: broken"):
+        take(Empty(source.images), tmp_path / "data", template)
+    assert not (tmp_path / "data" / "dataset.json").exists()
+    with pytest.raises(InputError, match="the source is empty"):
+        take(replace(source, count=0), tmp_path / "data", template)
+
+
+def test_stored_crops_show_what_the_photo_shows(source, template, tmp_path):
+    from deformlearn.data.images import load_images
+
+    take(source, tmp_path / "paths", template)
+    take(source, tmp_path / "crops", template, ImportConfig(crops=32))
+    (source.images / "photo.png").rename(source.images / "moved.png")
+    people = read_people(tmp_path / "crops", "train", template)
+    stored = load_images(tmp_path / "crops", "train", people, 32).pixels.float()
+    (source.images / "moved.png").rename(source.images / "photo.png")
+    people = read_people(tmp_path / "paths", "train", template)
+    cut = load_images(tmp_path / "paths", "train", people, 32).pixels.float()
+    assert (stored - cut).abs().mean() < 4  # what JPEG costs
+
+
+def test_a_missing_image_costs_its_people_when_crops_are_stored(source, template, tmp_path):
+    (source.images / "photo.png").unlink()
+    with pytest.raises(InputError, match="does not exist"):
+        take(source, tmp_path / "data", template, ImportConfig(crops=32))
+
+
+def test_later_rows_with_a_key_seen_before_are_dropped_with_their_truth(
+    source, template, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(importing, "_note_duplicates", lambda *_: None)
+    take(source, tmp_path / "data", template)
+    dropped = drop_duplicates(tmp_path / "data", "train")
+    assert [one.reason for one in dropped] == ["its key occurs before it"]
+    people = read_people(tmp_path / "data", "train", template)
+    assert people.keys.count("same") == 1
+    truth = read_truth(tmp_path / "data", "train")
+    assert truth.keys == people.keys
+    assert people.observations.keypoints.shape[0] == 36
+    # The first of the two stays.
+    row = people.keys.index("same")
+    pixels = people.crop[row : row + 1].to_pixels(people.observations.keypoints[row : row + 1])
+    assert pixels[0, 0, 0].item() == pytest.approx(20, abs=1e-3)
