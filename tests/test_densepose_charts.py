@@ -67,11 +67,13 @@ def test_a_mat_file_with_other_content_is_refused(tmp_path, changes, message):
 
 def test_a_file_that_is_no_mat_file_is_refused(tmp_path):
     path = tmp_path / "UV_Processed.mat"
-    with pytest.raises(InputError, match="No such file or directory; give DensePose's UV_Processed"):
+    with pytest.raises(
+        InputError, match=r"No such file or directory; give DensePose's UV_Processed"
+    ):
         densepose_charts.read_densepose_charts(path)
     for content in (b"", b"hello", bytes(range(256)) * 8):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="cannot be read as a MATLAB file.*UV_Processed"):
+        with pytest.raises(InputError, match=r"cannot be read as a MATLAB file.*UV_Processed"):
             densepose_charts.read_densepose_charts(path)
 
 
