@@ -17,13 +17,16 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from deformlearn import lifter as lifting
 from deformlearn import runtime, templates
 from deformlearn.config import PRESETS, LifterConfig, RegistrationConfig, SyntheticConfig
 from deformlearn.data.shards import read_people, read_truth
 from deformlearn.data.synthetic import make_person, synthesize
+from deformlearn.densepose_charts import CarriedCharts, read_densepose_charts
 from deformlearn.evaluation import score_estimates, true_depths, true_joints
 from deformlearn.progress import Watch
 from deformlearn.registration import register
@@ -56,12 +59,19 @@ def main() -> None:
         "--data", type=Path, default=Path("runs/bench"), help="where fresh people are kept"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument(
+        "--densepose",
+        type=Path,
+        help="folder with DensePose's UV_Processed.mat and demo_im_IUV.png",
+    )
     options = parser.parse_args()
     groups = {"accuracy": lambda: accuracy(options.data), "speed": speed, "start": start}
     found: list[Measured] = []
     for name, group in groups.items():
         if options.only in (None, name):
             found += group()
+    if options.densepose is not None:
+        found += charts(options.densepose)
     if options.demo is not None:
         found += demo(options.demo)
     report(found, options)
@@ -175,6 +185,31 @@ def planted(template, people: int, points: int):
         joints[..., 2] - joints[:, :1, 2], ones, "smpl24",
     )  # fmt: skip
     return observations, Crop(torch.zeros(people, 2), torch.full((people,), 64.0))
+
+
+def charts(folder: Path) -> list[Measured]:
+    """DensePose labels to surface points of the default body."""
+    read = read_densepose_charts(folder / "UV_Processed.mat")
+    carried = CarriedCharts(read, templates.load())
+    v, u, part = np.moveaxis(np.asarray(Image.open(folder / "demo_im_IUV.png")), -1, 0)
+    seen = np.resize(np.flatnonzero(part), 1_000_000)
+    part, u, v = (plane.ravel()[seen] for plane in (part.astype(np.int64), u, v))
+    begin = time.perf_counter()
+    carried.table  # noqa: B018 (made, or read from the cache, when it is first asked for)
+    table = time.perf_counter() - begin
+    begin = time.perf_counter()
+    carried.points_of_bytes(part, u, v)
+    bytes_rate = len(part) / (time.perf_counter() - begin)
+    few = slice(0, 200_000)
+    carried.points(part[:10], u[:10] / 255, v[:10] / 255)
+    begin = time.perf_counter()
+    carried.points(part[few], u[few] / 255 + 1e-4, v[few] / 255)
+    float_rate = 200_000 / (time.perf_counter() - begin)
+    return [
+        Measured("DensePose labels of 8 bits to the body", bytes_rate, "pixels/s", 1e6, False),
+        Measured("DensePose labels of floats to the body", float_rate, "pixels/s", 1e5, False),
+        Measured("table of the 8-bit labels, made or read", table, "s", 30),
+    ]
 
 
 def start() -> list[Measured]:
