@@ -108,7 +108,7 @@ def test_openpose_boxes_surround_the_confident_points(write):
     nobody = spread((0, 0, 0), (0, 0, 0))
     boxes = read_boxes(write("o.json", openpose(seen, nobody)))
     (one,) = boxes.boxes
-    assert one.box == pytest.approx((90 - 2.5, 50 - 10, 55, 220))
+    assert one.box == pytest.approx((90 - 20, 50 - 20, 50 + 40, 200 + 40))
     old = read_boxes(write("o.json", openpose(seen, field="pose_keypoints")))
     assert old.boxes == boxes.boxes
 

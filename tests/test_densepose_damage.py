@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deformlearn.data.densepose_labels import read_challenge
-from deformlearn.data.json_lists import elements
+from deformlearn.data.json_stream import read_places
 from deformlearn.data.predictions import open_predictions
 from deformlearn.data.soundness import Rejected
 from deformlearn.errors import InputError
@@ -81,7 +81,7 @@ def test_a_challenge_json_that_is_cut_off_is_refused_and_whole_ones_of_any_layou
     path.write_text("[ ]")
     assert list(read_challenge(path)) == []
     path.write_text("[1 2]")
-    with pytest.raises(InputError, match="has '2' at byte 3"):
+    with pytest.raises(InputError, match="got '2'"):
         list(read_challenge(path))
 
 
@@ -90,7 +90,7 @@ def test_places_of_values_in_a_long_list_are_right(tmp_path):
     path = tmp_path / "l.json"
     path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     content = path.read_bytes()
-    found = list(elements(path, "a list"))
+    found = list(read_places(path))
     assert [json.loads(content[start : start + length]) for _, start, length in found] == values
 
 

@@ -213,7 +213,7 @@ def test_bad_rows_are_named_and_the_others_kept(tmp_path):
     assert "NaN" in told["person 1 frame 2"]
     assert "behind the camera" in told["person 1 frame 3"]
     assert "outside the image of 270 x 480" in told["person 1 frame 4"]
-    assert "there is no image" in told["person 0 frame 5"]
+    assert "is missing" in told["person 0 frame 5"]
 
 
 def test_frame_counts_that_differ_are_said_and_the_common_frames_used(tmp_path):

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from PIL import Image
 
+from deformlearn.data.person_boxes import hull_box
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Frame
 from deformlearn.errors import InputError
 
 CONFIDENT = 0.2
 """Least confidence of an OpenPose key point that a box is drawn about (as SPIN)."""
-_GROWTH = 1.1
-"""Side of a box over its joints': they end at the eyes and ankles, where a person does not."""
 _FEWEST = 3
 """Key points that make a box."""
 
@@ -136,25 +133,6 @@ def is_inside(box: tuple[float, float, float, float], width: int, height: int) -
     """Whether any of a box lies on an image of this size."""
     x, y, w, h = box
     return x < width and y < height and x + w > 0 and y + h > 0
-
-
-def around_points(points: Float[np.ndarray, "n 2"]) -> tuple[float, float, float, float]:
-    """The box of a person whose joints these are: it reaches a little beyond them on each side."""
-    lowest, highest = points.min(0), points.max(0)
-    spare = (_GROWTH - 1) / 2 * (highest - lowest)
-    x, y, right, bottom = (float(side) for side in (*(lowest - spare), *(highest + spare)))
-    return x, y, right - x, bottom - y
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, from its first bytes; the pixels may yet be broken."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError as error:
-        raise InputError(f"there is no image {path}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is no image ({_short(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -287,7 +265,7 @@ def _openpose_row(person: Any, name: str) -> _Row | None:
     xs, ys = zip(*seen, strict=True)
     if max(*xs, *ys) <= 1:
         return _Row(_Nothing("key points in [0, 1]: run OpenPose without --keypoint_scale"), name)
-    return _Row(around_points(np.array(seen)), name)
+    return _Row(hull_box(np.array(seen)), name)
 
 
 def _table_rows(path: Path) -> Iterator[tuple[str, _Row]]:

@@ -26,7 +26,7 @@ from deformlearn.data.densepose import (
     part_channels,
     person_of_labels,
 )
-from deformlearn.data.json_lists import elements
+from deformlearn.data.json_stream import read_places
 from deformlearn.data.soundness import Rejected
 from deformlearn.densepose_charts import PARTS
 from deformlearn.errors import InputError
@@ -261,12 +261,15 @@ def read_challenge(path: Path) -> Iterator[tuple[str | int, tuple[int, int, int]
     A file that is no list of results, or that ends too early, is an InputError.
     """
     wanted = "DensePose's challenge json: a list of results with image_id, bbox, uv_shape, uv_data"
-    for number, (value, start, length) in enumerate(elements(path, wanted)):
-        where = f"{path}: result {number}"
-        identity = value.get("image_id") if isinstance(value, dict) else None
-        if not isinstance(value, dict):
-            yield Rejected(where, f"it is no result but a {type(value).__name__}")
-        elif isinstance(identity, bool) or not isinstance(identity, (int, str)):
-            yield Rejected(where, "it has no image_id")
-        else:
-            yield identity, (number, start, length)
+    try:
+        for number, (value, start, length) in enumerate(read_places(path)):
+            where = f"{path}: result {number}"
+            identity = value.get("image_id") if isinstance(value, dict) else None
+            if not isinstance(value, dict):
+                yield Rejected(where, f"it is no result but a {type(value).__name__}")
+            elif isinstance(identity, bool) or not isinstance(identity, (int, str)):
+                yield Rejected(where, "it has no image_id")
+            else:
+                yield identity, (number, start, length)
+    except InputError as error:
+        raise InputError(f"{error}; wanted {wanted}") from error

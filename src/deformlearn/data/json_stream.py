@@ -66,6 +66,18 @@ def read_list(path: Path) -> Iterator[Any]:
         text.end()
 
 
+def read_places(path: Path) -> Iterator[tuple[Any, int, int]]:
+    """The elements of the json list at `path`, the byte where each begins and its length.
+
+    Text in them is in latin1, in which every byte is a character; read an element again from its
+    place to have it right.
+    """
+    with _opened(path, "latin-1") as text:
+        for value in text.elements():
+            yield value, text.began, text.place - text.began
+        text.end()
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The whole json object of a small file."""
     with _opened(path) as text:
@@ -77,10 +89,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Text]:
+def _opened(path: Path, encoding: str = "utf-8-sig") -> Iterator[_Text]:
     """The text of a file; one that cannot be opened is an InputError."""
     try:
-        file = path.open(encoding="utf-8-sig", newline="")
+        file = path.open(encoding=encoding, newline="")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot read {path}: {reason}") from error
@@ -95,11 +107,17 @@ class _Text:
         self._file, self._path = file, path
         self._text, self._at, self._passed = "", 0, 0
         self._ended = False
+        self.began = 0
+        """Where the last value began."""
+
+    @property
+    def place(self) -> int:
+        """Characters before the present place."""
+        return self._passed + self._at
 
     def wrong(self, what: str) -> InputError:
         """An error at the present place."""
-        where = f"character {self._passed + self._at}"
-        return InputError(f"{self._path} {what} (at {where})")
+        return InputError(f"{self._path} {what} (at character {self.place})")
 
     def peek(self) -> str:
         """The next character that is no space; empty at the end."""
@@ -146,6 +164,7 @@ class _Text:
     def value(self) -> Any:
         """The value that begins here."""
         self.peek()
+        self.began = self.place
         while True:
             failure = None
             try:

@@ -24,7 +24,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from deformlearn.data.boxes import around_points, image_size, is_inside
+from deformlearn.data.boxes import is_inside
+from deformlearn.data.person_boxes import hull_box, image_size
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Frame, Person, Source
 from deformlearn.data.video import frame_count
@@ -259,8 +260,8 @@ def _box(
     """The box of a row that makes sense in an image of this size; any other is an InputError."""
     if not (np.isfinite(pixels).all() and np.isfinite(places).all()):
         raise InputError("a joint is NaN or infinite")
-    box = around_points(pixels)
-    if min(box[2:]) <= 0:
+    box = hull_box(pixels)
+    if (np.ptp(pixels, axis=0) <= 0).any():
         raise InputError("all joints are in one line or place")
     if not is_inside(box, *size):
         raise InputError(f"the person is outside the image of {size[0]} x {size[1]} px")

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from deformlearn.data.boxes import around_points, image_size, is_inside
+from deformlearn.data.boxes import is_inside
+from deformlearn.data.person_boxes import hull_box, image_size
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Person, Source
 from deformlearn.errors import InputError
@@ -134,10 +135,10 @@ class Pw3d(Source):
             raise InputError("a joint is behind the camera")
         pixels = outline @ sequence.intrinsics.T
         pixels = pixels[:, :2] / pixels[:, 2:]
-        box = around_points(pixels)
+        box = hull_box(pixels)
         image = self._images(sequence).absolute() / f"image_{row:05d}.jpg"
         size = image_size(image)
-        if not (np.isfinite(box).all() and min(box[2:]) > 0):
+        if not (np.isfinite(box).all() and (np.ptp(pixels, axis=0) > 0).all()):
             raise InputError("its joints have no extent in the image")
         if not is_inside(box, *size):
             raise InputError(f"the person is outside the image of {size[0]} x {size[1]} px")
