@@ -170,16 +170,27 @@ def test_two_splits_share_a_data_set(source, template, tmp_path):
     assert len(read_people(tmp_path / "data", "test", template)) == 7
 
 
-def test_a_source_without_a_good_row_is_an_error_and_leaves_nothing(source, template, tmp_path):
-    class Empty(Planted):
+def test_a_source_without_a_good_row_is_an_error_that_says_why(source, template, tmp_path):
+    class Bad(Planted):
         def entries(self):
-            return iter([Rejected("a.json annotation 1", "broken")])
+            yield from (Rejected(f"a.json annotation {i}", f"broken at {i}") for i in range(9))
 
-    with pytest.raises(InputError, match=r"a\.json annotation 1: broken"):
-        take(Empty(source.images), tmp_path / "data", template)
-    assert not (tmp_path / "data" / "dataset.json").exists()
+    with pytest.raises(InputError, match="all 9 entries were rejected \\(9 x broken at …\\)"):
+        take(Bad(source.images), tmp_path / "data", template)
+    assert ("a.json", "annotation 3", "broken at 3") in rejects(tmp_path / "data")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["rejects-train.csv"]
     with pytest.raises(InputError, match="the source is empty"):
-        take(replace(source, count=0), tmp_path / "data", template)
+        take(replace(source, count=0), tmp_path / "empty", template)
+
+
+def test_a_source_that_cannot_be_opened_leaves_nothing(source, template, tmp_path):
+    class Foreign(Planted):
+        def entries(self):
+            raise InputError("a.json is another kind of file")
+
+    with pytest.raises(InputError, match="another kind"):
+        take(Foreign(source.images), tmp_path / "data", template)
+    assert not (tmp_path / "data").exists()
 
 
 def test_stored_crops_show_what_the_photo_shows(source, template, tmp_path):

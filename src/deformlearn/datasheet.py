@@ -29,7 +29,7 @@ from deformlearn.data.shards import (
     shards,
     splits,
 )
-from deformlearn.data.soundness import Rejected, problems
+from deformlearn.data.soundness import Rejected, problems, without_details
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.pictures import jpeg_uri
@@ -211,15 +211,7 @@ def _reasons(data: Path, split: str) -> list[tuple[str, int, str]]:
     example: dict[str, str] = {}
     with open(data / f"rejects-{split}.csv", newline="") as file:
         for line in csv.DictReader(file):
-            reason = _general(line["reason"])
+            reason = without_details(line["reason"])
             counts[reason] += 1
             example.setdefault(reason, f"{line['file']} {line['row']}".strip())
     return [(reason, count, example[reason]) for reason, count in counts.most_common(12)]
-
-
-def _general(reason: str) -> str:
-    """A reason without its own numbers and paths, so that like ones are counted together."""
-    words = (
-        "…" if any(c.isdigit() for c in word) or "/" in word else word for word in reason.split()
-    )
-    return " ".join(words)

@@ -37,7 +37,7 @@ from deformlearn.data.shards import (
     write_rows,
     write_truth,
 )
-from deformlearn.data.soundness import Rejected
+from deformlearn.data.soundness import Rejected, without_details
 from deformlearn.data.sources import Entry, Person, Source
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
@@ -100,14 +100,24 @@ def import_source(
     info = _info(out, source, template, converter)
     work = out / f".import-{split}"
     _claim(work, recipe, out, split)
-    with watch.stage(f"import {split}", None) as advance:
-        counted = _count_beside(source, advance)
-        total = _convert_all(source, converter, work, split, config, workers, advance)
-        counted.join()
+    try:
+        with watch.stage(f"import {split}", None) as advance:
+            counted = _count_beside(source, advance)
+            total = _convert_all(source, converter, work, split, config, workers, advance)
+            counted.join()
+    except InputError:
+        _leave_no_trace(work, out)
+        raise
     if not total.rows:
-        reason = _main_reason(work, split)
+        _write_table_of_rejects(work, out, split)
+        reasons = _main_reasons(work, split)
         shutil.rmtree(work)
-        raise InputError(f"nothing could be imported: {reason}")
+        raise InputError(
+            f"nothing could be imported: all {total.rejected} entries were rejected ({reasons}); "
+            f"see {out / f'rejects-{split}.csv'}"
+            if total.rejected
+            else "nothing could be imported: the source is empty"
+        )
     _note_duplicates(work, split)
     _move_into_place(work, out, split)
     write_info(out, info)
@@ -119,13 +129,17 @@ def import_source(
     return result
 
 
-def _main_reason(work: Path, split: str) -> str:
-    rejects = list(islice(_rejects(work, split), 1000))
-    if not rejects:
-        return "the source is empty"
-    reason = Counter(row[2] for row in rejects).most_common(1)[0][0]
-    file, row, _ = next(one for one in rejects if one[2] == reason)
-    return f"all of it was rejected; {f'{file} {row}'.strip()}: {reason}"
+def _main_reasons(work: Path, split: str) -> str:
+    counts = Counter(without_details(row[2]) for row in _rejects(work, split))
+    return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))
+
+
+def _leave_no_trace(work: Path, out: Path) -> None:
+    """Take away what an import made that could not begin; one that had begun can go on."""
+    if not any((work / "rejects").glob("*.csv")):
+        shutil.rmtree(work, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            out.rmdir()  # only if there is nothing else in it
 
 
 def _rows_of(out: Path, split: str) -> int:
@@ -357,12 +371,16 @@ def _note_duplicates(work: Path, split: str) -> None:
         _write_rejects(path, dropped, _Tally(0, len(dropped), 0, 0))
 
 
-def _move_into_place(work: Path, out: Path, split: str) -> None:
+def _write_table_of_rejects(work: Path, out: Path, split: str) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["file", "row", "reason"])
     writer.writerows(_rejects(work, split))
     write_atomically(out / f"rejects-{split}.csv", text.getvalue().encode())
+
+
+def _move_into_place(work: Path, out: Path, split: str) -> None:
+    _write_table_of_rejects(work, out, split)
     try:
         for kind in _KINDS:
             for path in sorted((work / kind).glob(f"{split}-*.parquet")):

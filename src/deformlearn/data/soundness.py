@@ -22,6 +22,13 @@ class Rejected:
     reason: str
 
 
+def without_details(reason: str) -> str:
+    """A reason without its own numbers and paths, so that like ones can be counted together."""
+    return " ".join(
+        "…" if any(c.isdigit() for c in word) or "/" in word else word for word in reason.split()
+    )
+
+
 def problems(table: pa.Table, joints: str, faces: int | None) -> dict[int, str]:
     """Reason for each unusable row of a table of observations.
 
