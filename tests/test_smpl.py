@@ -99,6 +99,8 @@ def test_another_package_reads_the_same_file_and_poses_it_the_same(anny, content
     pytest.importorskip("body_models")
     from body_models.smpl.numpy import SMPL
 
+    shapes = 0.003 * np.random.default_rng(1).standard_normal((len(anny.vertices), 3, 207))
+    content = {**content, "posedirs": shapes}
     path = write_smpl(content, tmp_path / "SMPL_NEUTRAL.pkl", chumpy=CHUMPY)
     other = SMPL(model_path=path)
     loaded, _ = read_smpl(path)
@@ -109,7 +111,36 @@ def test_another_package_reads_the_same_file_and_poses_it_the_same(anny, content
         pelvis_rotation=np.zeros((2, 3), np.float32),
         shape=np.zeros((2, 10), np.float32),
     )
-    np.testing.assert_allclose(skin(loaded, parameters).numpy(), theirs, atol=2e-6)
+    ours = skin(loaded, parameters)
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-6)
+    plain = skin(loaded, parameters, loaded.all_points())
+    assert (ours - plain).norm(dim=-1)[1].max() > 0.01
+    torch.testing.assert_close(ours[0], plain[0])
+
+
+def test_pose_blend_shapes_are_kept_in_a_template_file(content, tmp_path):
+    shapes = np.random.default_rng(1).standard_normal(content["posedirs"].shape)
+    path = write_smpl({**content, "posedirs": shapes}, tmp_path / "SMPL_NEUTRAL.pkl")
+    loaded, _ = read_smpl(path)
+    without, _ = read_smpl(write_smpl(content, tmp_path / "SMPL_MALE.pkl"))
+    assert without.pose_blendshapes is None
+    assert loaded.fingerprint != without.fingerprint
+    templates.save(loaded, tmp_path / "smpl.safetensors")
+    again = templates.load(tmp_path / "smpl.safetensors")
+    torch.testing.assert_close(again.pose_blendshapes, loaded.pose_blendshapes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda shapes: shapes[:, :, :93], "not .*207"),
+        (lambda shapes: np.full_like(shapes, np.nan), "NaN"),
+    ],
+)
+def test_broken_pose_blend_shapes_are_refused(content, tmp_path, change, message):
+    broken = {**content, "posedirs": change(content["posedirs"])}
+    with pytest.raises(InputError, match=message):
+        read_smpl(write_smpl(broken, tmp_path / "SMPL_NEUTRAL.pkl"))
 
 
 # A mesh of SMPL's own topology

@@ -67,13 +67,19 @@ class BodyTemplate(TensorData):
     """Named points that data sets annotate, `landmark_names` in order."""
     landmark_names: tuple[str, ...]
     parents: tuple[int, ...]
+    pose_blendshapes: Float[Tensor, "vertices 3 features"] | None = None
+    """How far the skin at rest moves (metres) with each entry of R - I, row by row, of every joint but
+    the root: SMPL's `posedirs`. The whole mesh has them; points of a fit do not."""
 
     @cached_property
     def fingerprint(self) -> str:
         """Short content hash: files made for one template are refused by another."""
         digest = hashlib.sha256(self.name.encode())
-        for tensor in (self.vertices, self.faces, self.joints, self.weights):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        for tensor in (
+            self.vertices, self.faces, self.joints, self.weights, self.pose_blendshapes,
+        ):  # fmt: skip
+            if tensor is not None:
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
 
     @cached_property
@@ -162,7 +168,23 @@ def blend(
 def skin(
     template: BodyTemplate, parameters: BodyParameters, points: BodyPoints | None = None
 ) -> Float[Tensor, "*batch points 3"]:
-    """Posed and scaled points in template axes (metres): the full mesh, or only those given."""
-    return blend(
-        bone_transforms(template, parameters), template.all_points() if points is None else points
-    )
+    """Posed and scaled points in template axes (metres): the full mesh, or only those given.
+
+    The full mesh of a template with pose blend shapes has them; a fit to points is plain linear
+    blend skinning, as in the paper (docs/decisions/0012).
+    """
+    if points is None:
+        points = template.all_points()
+        if template.pose_blendshapes is not None:
+            rest = points.rest + _pose_offsets(template.pose_blendshapes, parameters.pose)
+            points = BodyPoints(rest, points.weights.expand(*rest.shape[:-1], -1))
+    return blend(bone_transforms(template, parameters), points)
+
+
+def _pose_offsets(
+    blendshapes: Float[Tensor, "vertices 3 features"], pose: Float[Tensor, "*batch joints 3"]
+) -> Float[Tensor, "*batch vertices 3"]:
+    """SMPL's correction of the rest surface for a pose (Loper et al. 2015, Eq. 9)."""
+    identity = torch.eye(3, dtype=pose.dtype, device=pose.device)
+    features = (rotation_from_axis_angle(pose) - identity).flatten(-3)
+    return torch.einsum("vdf,...f->...vd", blendshapes, features)

@@ -106,6 +106,8 @@ def cache_folder() -> Path:
 def save(template: BodyTemplate, path: Path) -> None:
     """Write a template file (safetensors); readers see the whole file or none."""
     tensors = {key: getattr(template, key) for key in _TENSORS}
+    if template.pose_blendshapes is not None:
+        tensors["pose_blendshapes"] = template.pose_blendshapes
     tensors |= {
         "landmarks_rest": template.landmarks.rest,
         "landmarks_weights": template.landmarks.weights,
@@ -139,6 +141,7 @@ def read(path: Path) -> BodyTemplate:
             landmarks=BodyPoints(tensors["landmarks_rest"], tensors["landmarks_weights"]),
             landmark_names=tuple(json.loads(about["landmark_names"])),
             parents=tuple(json.loads(about["parents"])),
+            pose_blendshapes=tensors.get("pose_blendshapes"),
             **{key: tensors[key] for key in _TENSORS},
         )
     except (OSError, safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:

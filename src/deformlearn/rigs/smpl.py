@@ -8,6 +8,7 @@ layout is Loper et al.'s (2015) as its users describe it (conventions D9), the t
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ _ALLOWED: dict[str, Any] = {"chumpy.*": _Chumpy, **_layouts()}
 
 
 def read_smpl(path: Path) -> tuple[BodyTemplate, RigReport]:
-    """The mean body of an SMPL file as a template, and what was left out.
+    """The mean body of an SMPL file as a template with its pose blend shapes, and what was left out.
 
-    Joints are the regressor's. Shape and pose blend shapes are left out (docs/decisions/0012).
+    Joints are the regressor's. Shape blend shapes are left out (docs/decisions/0012).
     Files of its relatives (SMPL-H, SMPL-X, MANO, ...), of other kinds and damaged ones are
     InputErrors.
     """
@@ -100,6 +101,7 @@ def read_smpl(path: Path) -> tuple[BodyTemplate, RigReport]:
         raise InputError(f"{path} has no {', '.join(missing)}; wanted {_WHAT}")
     try:
         rig = checked(_rig(path, content))
+        blendshapes = _pose_blendshapes(path, content, len(rig.vertices))
     except InputError:
         raise
     # A damaged array may be of any type and shape.
@@ -109,7 +111,10 @@ def read_smpl(path: Path) -> tuple[BodyTemplate, RigReport]:
     found = tuple(Found(segment, (segment,), "SMPL") for segment in SEGMENTS)
     stood, found = upright(rig, found)
     weights = weights_of_segments(stood, np.arange(len(SEGMENTS)))
-    notes = [*stood.notes, "shape and pose blend shapes left out: the mean body"]
+    notes = [*stood.notes, "shape blend shapes left out: the mean body"]
+    if blendshapes is not None and not np.allclose(stood.vertices, rig.vertices):
+        blendshapes = None
+        notes.append("pose blend shapes left out: the body had to be turned or scaled")
     landmarks = None
     if len(stood.vertices) == _VERTICES:
         landmarks = _landmarks(stood, weights)
@@ -121,7 +126,23 @@ def read_smpl(path: Path) -> tuple[BodyTemplate, RigReport]:
             f"{len(stood.vertices)} vertices where SMPL has {_VERTICES}: "
             f"annotated points are placed as on Anny"
         )
-    return template_of(stood, stood.joints, weights, landmarks), RigReport(found, tuple(notes))
+    template = template_of(stood, stood.joints, weights, landmarks)
+    return replace(template, pose_blendshapes=blendshapes), RigReport(found, tuple(notes))
+
+
+def _pose_blendshapes(
+    path: Path, content: dict[str, Any], vertices: int
+) -> Float[torch.Tensor, "vertices 3 207"] | None:
+    """`posedirs`; None where the file has none or nothing in them."""
+    if "posedirs" not in content:
+        return None
+    values = _array(content["posedirs"]).astype(np.float32)
+    wanted = (vertices, 3, 9 * (len(SEGMENTS) - 1))
+    if values.shape != wanted:
+        raise InputError(f"{path}: posedirs are {values.shape}, not {wanted}")
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: a number of posedirs is NaN or infinite")
+    return torch.from_numpy(values) if values.any() else None
 
 
 def _rig(path: Path, content: dict[str, Any]) -> Rig:
