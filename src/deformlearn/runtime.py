@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import platform
 import shutil
+import threading
 from importlib import metadata
 
 import torch
@@ -44,6 +47,22 @@ def autocast(where: torch.device) -> torch.autocast:
 def has_compiler() -> bool:
     """Whether torch.compile can build code here."""
     return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def start_worker() -> None:
+    """What a worker process does first: one thread for torch, and an end when its parent ends.
+
+    A pool's workers do not notice that their parent was killed; they would wait, and hold their memory,
+    for ever.
+    """
+    torch.set_num_threads(1)
+    if (parent := multiprocessing.parent_process()) is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
 
 from deformlearn.body import BodyTemplate
 from deformlearn.config import ImportConfig
@@ -42,6 +41,7 @@ from deformlearn.data.sources import Entry, Person, Source
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.progress import QUIET, Watch
+from deformlearn.runtime import start_worker
 from deformlearn.skeleton import joint_set
 
 _KINDS = ("observations", "truth")
@@ -263,7 +263,7 @@ def _convert_all(
         return _sum(tallies)
     # Fork would copy locked thread pools; spawn starts clean, on every system.
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_one_thread
+        workers, mp_context=get_context("spawn"), initializer=start_worker
     ) as pool:
         ahead: deque[tuple[Future[_Tally], int]] = deque()
         try:
@@ -282,10 +282,6 @@ def _convert_all(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return _sum(tallies)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _sum(tallies: Sequence[_Tally]) -> _Tally:

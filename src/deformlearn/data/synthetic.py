@@ -39,6 +39,7 @@ from deformlearn.data.staging import Shot, Studio, direct, random_stream
 from deformlearn.data.wardrobe import Paint
 from deformlearn.errors import InputError
 from deformlearn.render import Fragments, interpolate, rasterise, vertex_normals
+from deformlearn.runtime import start_worker
 
 SPLITS = ("train", "val", "test")
 SHARD = 250
@@ -286,7 +287,9 @@ def _made(tasks: list[_Task], workers: int) -> Generator[list[tuple[Row, TruthRo
         yield from map(_make, tasks)
         return
     # Fork would copy locked thread pools; spawn starts clean, on every system.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=start_worker
+    ) as pool:
         ahead: deque[Future[list[tuple[Row, TruthRow]]]] = deque()
         try:
             for task in tasks:
