@@ -103,6 +103,16 @@ def test_good_rows_are_kept_and_every_other_one_is_listed_with_its_reason(
     assert any("same" in row[1] and "occurs before" in row[2] for row in table)
 
 
+def test_of_two_people_with_one_key_the_first_keeps_its_own_labels_and_truth(source, template):
+    first, second = (source.people(Entry("", number))[0] for number in (20, 30))
+    converted = Converter(template, ImportConfig()).rows([first, second], "h36m17")
+    assert [row.key for row in converted.rows] == ["same"]
+    np.testing.assert_array_equal(converted.rows[0].keypoints, first.keypoints)
+    joints = first.joints_mm - first.joints_mm[0]
+    np.testing.assert_array_equal(converted.truths[0].landmarks_mm, joints)
+    assert [one.reason for one in converted.rejected] == ["its key occurs before in the data set"]
+
+
 def test_labels_and_truth_arrive_unchanged(source, template, tmp_path):
     take(source, tmp_path / "data", template)
     people = read_people(tmp_path / "data", "train", template)

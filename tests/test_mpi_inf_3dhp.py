@@ -303,7 +303,7 @@ def wholes(tmp_path_factory):
     return [(*one, one[0].read_bytes()) for one in zip(paths, sources, strict=True)]
 
 
-# The same mutations each time: HDF5 takes gigabytes where some four bytes of a file ask for them.
+# The same mutations each time: each reads its file in a process of its own, and some take seconds.
 @pytest.mark.filterwarnings("default")
 @settings(
     max_examples=100,

@@ -65,10 +65,14 @@ class Converter:
         """Sound rows of these people, their truth, and who could not be used and why."""
         if self.enrich is not None and people:
             people = self.enrich(people)
-        people = self._on_template(people)
-        rows: list[Row] = []
+        by_key: dict[str, Person] = {}
         rejected: list[Rejected] = []
-        by_key = {person.key: person for person in people}
+        for person in people:
+            if person.key in by_key:
+                rejected.append(Rejected(person.key, "its key occurs before in the data set"))
+            by_key.setdefault(person.key, person)
+        people = self._on_template(list(by_key.values()))
+        rows: list[Row] = []
         for one in self._with_images(people):
             (rejected if isinstance(one, Rejected) else rows).append(one)  # type: ignore[arg-type]
         if rows:

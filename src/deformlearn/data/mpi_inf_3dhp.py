@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import h5py
 import numpy as np
 from jaxtyping import Float
 
 from deformlearn.data.boxes import is_inside
+from deformlearn.data.hdf5 import read_arrays
 from deformlearn.data.person_boxes import hull_box, image_size
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Frame, Person, Source
@@ -49,9 +48,6 @@ _OF_28 = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
 
 _TRAIN_SIDE = 2048
 """Width and height of the training videos (px)."""
-
-_MOST = 10_000_000
-"""Frames of a sequence; a damaged file may claim any number."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +100,11 @@ class Mpi3dhpTest(Source):
         for sequence in sorted(found, key=lambda path: int(path.name[2:])):
             path = sequence / "annot_data.mat"
             try:
-                with _test_fields(path, self.universal) as fields:
-                    valid = fields["valid_frame"][()].reshape(-1)
-                    count = len(fields["annot2"])
+                fields = _test_fields(path, self.universal)
             except InputError as error:
                 yield Rejected(str(path), str(error))
                 continue
+            valid, count = fields["valid_frame"].reshape(-1), len(fields["annot2"])
             images = sum(1 for _ in (sequence / "imageSequence").glob("img_*.jpg"))
             if images > count:
                 yield Rejected(
@@ -122,14 +117,12 @@ class Mpi3dhpTest(Source):
         """The person of each frame of a run."""
         run: _Run = entry.content
         sequence = self._root() / run.sequence
-        with _test_fields(sequence / "annot_data.mat", self.universal) as fields:
-            # HDF5 reads an ascending list of rows row by row; a slice is one reading.
-            span = slice(run.rows[0], run.rows[-1] + 1)
-            kept = np.array(run.rows) - run.rows[0]
-            pixels = fields["annot2"][span].reshape(-1, _COUNT, 2)[kept].astype(np.float64)
-            places = fields[_truth_name(self.universal)][span]
-            joints = places.reshape(-1, _COUNT, 3)[kept].astype(np.float64)
-            activities = fields["activity_annotation"][()].reshape(-1)[span][kept]
+        fields = _test_fields(sequence / "annot_data.mat", self.universal)
+        rows = list(run.rows)
+        pixels = fields["annot2"][rows].reshape(-1, _COUNT, 2).astype(np.float64)
+        places = fields[_truth_name(self.universal)][rows]
+        joints = places.reshape(-1, _COUNT, 3).astype(np.float64)
+        activities = fields["activity_annotation"].reshape(-1)[rows]
         found: list[Person | Rejected] = []
         for row, seen, place, activity in zip(run.rows, pixels, joints, activities, strict=True):
             # MATLAB wrote the images: the first is number 1.
@@ -268,44 +261,27 @@ def _box(
     return box
 
 
-@contextmanager
-def _test_fields(path: Path, universal: bool) -> Iterator[dict[str, Any]]:
-    """The arrays of an annot_data.mat, unread; their sizes are known to agree."""
+def _test_fields(path: Path, universal: bool) -> dict[str, np.ndarray]:
+    """The arrays of an annot_data.mat; their sizes agree."""
     wanted = {
         "annot2": 2,
         _truth_name(universal): 3,
         "valid_frame": None,
         "activity_annotation": None,
     }
-    try:
-        # Reading needs no lock, and some network disks have none.
-        with h5py.File(path, "r", locking=False) as file:
-            missing = [name for name in wanted if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                raise InputError(f"{path} has no field {', '.join(missing)}")
-            count = file["annot2"].shape[0] if file["annot2"].ndim else 0
-            if count > _MOST:
-                raise InputError(f"{path} claims {count} frames; a sequence has some thousands")
-            for name, axes in wanted.items():
-                field = file[name]
-                shapes = [(count, 1, _COUNT, axes), (count, _COUNT, axes)]
-                right = field.shape in shapes if axes else field.size == count
-                if not (right and field.dtype.kind in "fiub"):
-                    what = f"(frames, 1, {_COUNT}, {axes})" if axes else "one number a frame"
-                    raise InputError(
-                        f"{path}: {name} is {field.dtype} of the shape {field.shape}; wanted numbers, "
-                        f"{what}, for {count} frames"
-                    )
-            yield {name: file[name] for name in wanted}
-    except FileNotFoundError as error:
-        raise InputError(f"there is no {path}") from error
-    # HDF5 believes the sizes that a damaged file claims.
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path} cannot be read as MATLAB v7.3 ({' '.join(str(error).split())})"
-        ) from error
+    fields = read_arrays(path, list(wanted))
+    count = fields["annot2"].shape[0] if fields["annot2"].ndim else 0
+    for name, axes in wanted.items():
+        field = fields[name]
+        shapes = [(count, 1, _COUNT, axes), (count, _COUNT, axes)]
+        right = field.shape in shapes if axes else field.size == count
+        if not (right and field.dtype.kind in "fiub"):
+            what = f"(frames, 1, {_COUNT}, {axes})" if axes else "one number a frame"
+            raise InputError(
+                f"{path}: {name} is {field.dtype} of the shape {field.shape}; wanted numbers, "
+                f"{what}, for {count} frames"
+            )
+    return fields
 
 
 def _train_fields(
