@@ -4,8 +4,11 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
 PRESET ?= laptop
+# For `make bench`: --only GROUP, --quick, --accept, ... (see benchmarks/run.py)
+BENCH ?=
+KILLS ?= 30
 
-.PHONY: demo test lint check format bench clean
+.PHONY: demo test lint check format bench kill clean help
 
 demo: $(VENV)/ready
 	$(BIN)/deformlearn demo --preset $(PRESET) --out $(OUT)
@@ -26,7 +29,10 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+kill: $(VENV)/ready
+	$(BIN)/python tests/kill_anywhere.py --kills $(KILLS) --out runs/killed
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("deformlearn needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
@@ -34,6 +40,12 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+help:
+	@echo "make demo    the whole method on synthetic people (PRESET=laptop, OUT=runs/demo)"
+	@echo "make check   format, lint, types, tests: what a change must pass"
+	@echo "make bench   every goal as a number, beside its baseline and its peer (BENCH='--quick')"
+	@echo "make kill    kill the tiny demo KILLS=30 times; its results must be those of an undisturbed one"
 
 clean:
 	rm -rf $(VENV) build dist

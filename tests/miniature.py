@@ -20,7 +20,8 @@ from deformlearn.body import BodyParameters, BodyTemplate, skin
 from deformlearn.data.h36m_metadata import ACTIONS, CAMERAS, LabCamera, Take, rotation_from_angles
 from deformlearn.data.h36m_poses import RIGHT_FIRST
 from deformlearn.data.video import VideoWriter
-from deformlearn.render import Fragments, interpolate, rasterise, surface_colours, vertex_normals
+from deformlearn.raster import Fragments, interpolate, rasterise, vertex_normals
+from deformlearn.render import surface_colours
 from deformlearn.skeleton import joint_set, rotation_from_axis_angle
 from deformlearn.triangles import TriangleSearch
 

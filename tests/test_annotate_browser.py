@@ -19,8 +19,9 @@ from deformlearn.config import RegistrationConfig
 from deformlearn.data.check import check_dataset
 from deformlearn.data.shards import read_people
 from deformlearn.estimate import Estimate, camera_joints, project_points
+from deformlearn.raster import rasterise
 from deformlearn.registration import register
-from deformlearn.render import overlay, rasterise
+from deformlearn.render import overlay
 from deformlearn.skeleton import SEGMENTS, joint_set, rotation_from_axis_angle
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -10,7 +10,7 @@ from deformlearn.body import BodyParameters, skin
 from deformlearn.camera import Camera
 from deformlearn.data.shards import DatasetInfo
 from deformlearn.estimate import Estimate, project_points
-from deformlearn.render import rasterise
+from deformlearn.raster import rasterise
 from deformlearn.skeleton import SEGMENTS, joint_set, rotation_from_axis_angle
 
 SIDE = 400

@@ -9,7 +9,7 @@ import torch
 from deformlearn.annotate.view import BodyPanel, View, part_names, spread_pose
 from deformlearn.body import BodyParameters, skin
 from deformlearn.errors import InputError
-from deformlearn.render import rasterise
+from deformlearn.raster import rasterise
 from deformlearn.skeleton import SEGMENTS, joint_set
 
 

@@ -9,23 +9,27 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "deformlearn"
 ORDER = """
-    errors files matlab pickled_numpy unpickle torchfiles config runtime progress terminal pictures
-    tensors joint_orders skeleton body camera estimate observations losses metrics triangles limits
-    render meshes extremities landmarks rigs.__init__ rigs.rig rigs.tree rigs.names rigs.shape
-    rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers rigs.gltf rigs.smpl anny_body
-    templates nonrigid patches surface_fit surfaces chart_search charts densepose_charts anatomy
-    data.soundness data.sources data.shards data.images data.video data.estimates data.augment
-    data.check data.duplicates data.hdf5 data.json_stream data.rle data.person_boxes
-    data.boxes data.densepose data.densepose_labels data.densepose_dumps data.predictions
-    data.densepose_results data.attach data.coco_file data.coco data.densepose_annotations
-    data.posetrack data.openpose data.mpii data.h36m_metadata data.h36m_poses data.h36m
-    data.mpi_inf_3dhp data.pw3d data.convert data.importing data.rotations data.posing data.gestures
-    data.stances data.poses data.cloth data.wardrobe data.scenery data.labels data.staging
-    data.synthetic orientation registration fitted_points lifter backbone regressor learning rundir
-    protocols evaluation scoring workshop comparisons rounds curve portraits report datasheet export
-    predict results judging fitting annotate.marks annotate.labels annotate.photos annotate.archive
-    annotate.view annotate.guess annotate.session annotate.server annotate.command annotate.__init__
-    cli_run cli_data cli_import cli data.__init__ __main__ __init__
+    errors files matlab pickled_numpy unpickle torchfiles config runtime progress terminal
+    pictures tensors joint_orders skeleton body camera estimate observations losses metrics
+    triangles limits raster meshes extremities landmarks rigs.__init__ rigs.rig rigs.tree
+    rigs.names rigs.shape rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers
+    rigs.gltf rigs.smpl anny_body templates nonrigid patches surface_fit surfaces chart_search
+    charts densepose_charts render anatomy data.tables data.soundness data.sources data.shards
+    data.images data.video data.estimates data.augment data.check data.duplicates
+    data.json_stream data.rle data.person_boxes data.boxes data.densepose data.densepose_labels
+    data.densepose_dumps data.predictions data.densepose_results data.attach data.coco_file
+    data.coco data.densepose_annotations data.posetrack data.openpose data.mpii
+    data.h36m_metadata data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d
+    data.convert data.importing data.rotations data.posing data.gestures data.stances data.poses
+    data.cloth data.outfits data.wardrobe data.scenery data.labels data.crowd data.darkroom
+    data.staging data.scenes data.photographs distributed data.synthetic orientation energy adam
+    normal_equations gauss_newton registration fitted_points lifter backbone prefetch regressor
+    supervision stepping learning rundir protocols evaluation scoring data.streams own_joints
+    parts registering workshop comparisons profiling rounds curve portraits report datasheet
+    export predict results judging fitting annotate.marks annotate.labels annotate.photos
+    annotate.archive annotate.view annotate.guess annotate.session annotate.server
+    annotate.command annotate.__init__ cli_run cli_data cli_import onnx_export cli_export cli
+    data.__init__ __main__ __init__
 """.split()
 STEPS = {"registration", "lifter", "regressor"}
 

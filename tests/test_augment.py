@@ -12,6 +12,7 @@ from deformlearn.data.augment import (
     Labels,
     Warp,
     augment,
+    draw,
     flipped,
     occluded,
     pixel_centres,
@@ -86,7 +87,7 @@ def random_warp(count):
 
 def test_a_perfect_estimate_stays_perfect_under_every_augmentation(examples, template):
     for seed in range(4):
-        changed = augment(examples, template, AugmentConfig(), generator(seed))
+        changed = augment(examples, template, draw(len(examples), AugmentConfig(), generator(seed)))
         assert_perfect(template, changed)
         assert not torch.equal(changed.images, examples.images)
 
@@ -144,27 +145,33 @@ def test_a_warp_zooms_before_it_shifts():
 
 
 def test_without_any_augmentation_the_examples_are_unchanged(examples, template):
-    assert_same(augment(examples, template, STILL, generator()), examples, atol=1e-5, rtol=0)
+    assert_same(
+        augment(examples, template, draw(len(examples), STILL, generator())),
+        examples,
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 @pytest.mark.parametrize("field", ["mirror", "rotation", "zoom", "shift"])
 def test_each_geometric_augmentation_moves_the_labels(examples, template, field):
     config = replace(STILL, **{field: getattr(AugmentConfig(), field)})
-    changed = augment(examples, template, config, generator()).labels
+    changed = augment(examples, template, draw(len(examples), config, generator())).labels
     assert not torch.allclose(changed.keypoints, examples.labels.keypoints, atol=1e-3)
 
 
 @pytest.mark.parametrize("field", ["colour", "occlusion"])
 def test_each_photometric_augmentation_leaves_the_labels_alone(examples, template, field):
     config = replace(STILL, **{field: 0.9})
-    changed = augment(examples, template, config, generator())
+    changed = augment(examples, template, draw(len(examples), config, generator()))
     assert not torch.allclose(changed.images, examples.images, atol=1e-2)
     assert_same(changed.labels, examples.labels, atol=1e-5, rtol=0)
 
 
 def test_the_same_generator_gives_the_same_views(examples, template):
     first, second, other = (
-        augment(examples, template, AugmentConfig(), generator(seed)) for seed in (5, 5, 6)
+        augment(examples, template, draw(len(examples), AugmentConfig(), generator(seed)))
+        for seed in (5, 5, 6)
     )
     assert_same(first, second, atol=0, rtol=0)
     assert not torch.equal(first.images, other.images)

@@ -197,3 +197,24 @@ def test_a_missing_landmark_is_refused_by_name(template):
     poor = replace(template, landmarks=template.landmarks[:24], landmark_names=tuple(SEGMENTS))
     with pytest.raises(ValueError, match=r"has no landmark head_top .*'h36m17'"):
         poor.keypoints(JOINT_SETS["h36m17"])
+
+
+def test_the_folded_mesh_moves_as_dense_blending_does_with_its_gradient(anny):
+    double = anny.to(dtype=torch.float64)
+    parameters = random_parameters(3, dtype=torch.float64)
+    pull = torch.randn(3, len(anny.vertices), 3, generator=torch.Generator().manual_seed(2))
+    results = []
+    for points in (None, double.all_points()):
+        values = [v.clone().requires_grad_() for v in (parameters.scales, parameters.pose)]
+        vertices = skin(double, BodyParameters(*values), points)
+        (vertices * pull).sum().backward()
+        results.append((vertices.detach(), *(value.grad for value in values)))
+    for quick, slow in zip(*results, strict=True):
+        torch.testing.assert_close(quick, slow, atol=1e-9, rtol=1e-9)
+
+
+def test_a_body_without_a_batch_is_skinned_like_one_of_many(template):
+    parameters = random_parameters(2)
+    torch.testing.assert_close(
+        skin(template, parameters[1]), skin(template, parameters)[1], atol=1e-6, rtol=0
+    )

@@ -5,8 +5,17 @@ import pytest
 import torch
 
 from deformlearn.config import RegistrationConfig
-from deformlearn.data.estimates import Estimates, flags_of, read_estimates, write_estimates
+from deformlearn.data.estimates import (
+    Estimates,
+    flags_of,
+    iterate_estimates,
+    join_estimates,
+    read_about,
+    read_estimates,
+    write_estimates,
+)
 from deformlearn.errors import InputError
+from deformlearn.files import place
 from deformlearn.registration import quality_of
 
 
@@ -53,6 +62,77 @@ def test_flags_name_what_is_wrong(fitted):
     assert "left and right" in flags[1]
     assert "far from" in flags[2]
     assert "not converged" in flags[2]
+
+
+def test_files_of_earlier_versions_are_read(template, fitted, tmp_path):
+    """Until 0.1 every column had a dictionary, and the file one row group."""
+    path = tmp_path / "e.parquet"
+    write_estimates(path, fitted, template)
+    wanted = read_estimates(path, template)
+    pq.write_table(pq.read_table(path), path, compression="zstd", use_dictionary=True)
+    back = read_estimates(path, template)
+    assert (back.keys, back.flags) == (wanted.keys, wanted.flags)
+    for a, b in zip(back.estimate.tensors(), wanted.estimate.tensors(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, [range(0, 1), range(2, 3)], [range(1, 3)]])
+def test_pieces_are_the_whole(template, fitted, tmp_path, rows):
+    path = tmp_path / "e.parquet"
+    write_estimates(path, fitted, template)
+    whole = read_estimates(path, template)
+    pieces = list(iterate_estimates(path, template, rows))
+    ranges = rows
+    if isinstance(rows, int):
+        ranges = [range(first, min(first + rows, 3)) for first in range(0, 3, rows)]
+    assert len(pieces) == len(ranges)
+    for piece, one in zip(pieces, ranges, strict=True):
+        here = slice(one.start, one.stop)
+        assert piece.keys == whole.keys[here]
+        assert piece.flags == whole.flags[here]
+        for a, b in zip(piece.estimate.tensors(), whole.estimate.tensors(), strict=True):
+            assert torch.equal(a, b[here])
+        for a, b in zip(piece.quality.tensors(), whole.quality.tensors(), strict=True):
+            assert torch.equal(a, b[here])
+
+
+def test_rows_that_are_not_there_are_refused(template, fitted, tmp_path):
+    write_estimates(tmp_path / "e.parquet", fitted, template)
+    with pytest.raises(InputError, match="has 3 rows, row 4 was wanted"):
+        list(iterate_estimates(tmp_path / "e.parquet", template, [range(2), range(2, 5)]))
+    other = replace(template, name="other", vertices=2 * template.vertices)
+    with pytest.raises(InputError, match="of the template 'octahedra'"):
+        next(iterate_estimates(tmp_path / "e.parquet", other, 2))
+
+
+def test_joined_parts_are_the_whole_a_row_group_each(template, fitted, tmp_path):
+    parts = []
+    for number, one in enumerate((slice(0, 2), slice(2, 3))):
+        parts.append(tmp_path / f"{number}.parquet")
+        some = Estimates(
+            fitted.keys[one], fitted.estimate[one], fitted.crop[one], fitted.quality[one]
+        )
+        write_estimates(parts[-1], some, template)
+    write_estimates(tmp_path / "whole.parquet", fitted, template)
+    join_estimates(parts, tmp_path / "joined.parquet", template, notes={"made_of": "abc"})
+    joined = pq.ParquetFile(tmp_path / "joined.parquet")
+    assert joined.num_row_groups == 2
+    assert joined.read().equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert read_about(tmp_path / "joined.parquet")["made_of"] == "abc"
+
+
+def test_flags_of_notes_are_kept(template, fitted, tmp_path):
+    noted = replace(fitted, flags=("ok", "cut by the image", "ok"))
+    write_estimates(tmp_path / "e.parquet", noted, template)
+    assert read_estimates(tmp_path / "e.parquet", template).flags == noted.flags
+
+
+def test_estimates_may_lie_in_an_object_store(template, fitted, tmp_path):
+    path = place("memory://estimates/e.parquet")
+    write_estimates(path, fitted, template)
+    write_estimates(tmp_path / "e.parquet", fitted, template)
+    assert path.read_bytes() == (tmp_path / "e.parquet").read_bytes()
+    assert read_estimates(path, template).keys == fitted.keys
 
 
 def test_another_template_and_a_foreign_file_are_refused(template, fitted, tmp_path):

@@ -99,3 +99,26 @@ def test_the_protocol_card_says_everything(template):
         "actions",
     ):
         assert word in text
+
+
+def test_people_are_scored_the_same_in_blocks_of_any_size(template, world, monkeypatch):
+    estimate, _, truth, actions = world
+    guess = estimate[[1, 2, 3, 4, 5, 0]]
+    together = score_estimates(template, guess, truth, actions).record()
+    monkeypatch.setattr("deformlearn.evaluation._CHUNK", 4)
+    apart = score_estimates(template, guess, truth, actions).record()
+    by_action, wanted = apart.pop("by_action"), together.pop("by_action")
+    assert apart == pytest.approx(together, rel=1e-5)
+    for action, row in wanted.items():
+        assert by_action[action] == pytest.approx(row, rel=1e-5)
+    assert together["raw"] > 10
+
+
+def test_no_row_for_a_lifter_that_could_not_lift_everyone(template, world):
+    """Half a pose has no size, and a pose of zeros no error that means anything."""
+    _, observations, truth, actions = world
+    weights = observations.depth_weights.clone()
+    weights[2, 5] = 0
+    hidden = observations.with_depths(observations.depths, weights)
+    with pytest.raises(InputError, match="1 of 6 people have joints without a lifted depth"):
+        lifter_only(template, hidden, truth, actions)

@@ -12,7 +12,7 @@ from deformlearn.body import skin
 from deformlearn.data.sources import Person
 from deformlearn.errors import InputError
 from deformlearn.fitted_points import FittedPoints, with_fitted_points
-from deformlearn.render import rasterise
+from deformlearn.raster import rasterise
 from deformlearn.skeleton import SEGMENTS, joint_set
 
 PLACE = torch.tensor([200.0, -100.0, 4800.0])

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from deformlearn.camera import Crop
+from deformlearn.data import images
 from deformlearn.data.images import decode_image, load_images, open_image, to_pixels
 from deformlearn.data.shards import DatasetInfo, Row, read_people, write_info, write_rows
 from deformlearn.errors import InputError
@@ -47,11 +49,11 @@ def test_stored_crops_and_whole_images_are_read_in_order(tmp_path):
         row("b", path="whole.png", crop=(30.0, 10.0, 10.0)),
     ]
     people = write(tmp_path, rows)
-    images = load_images(tmp_path, "train", people, 8, workers=2)
-    assert images.pixels.shape == (2, 3, 8, 8)
-    assert images.pixels[:, :, 4, 4].tolist() == [[200, 0, 0], [0, 0, 200]]
-    assert images.rows.tolist() == [0, 1]
-    assert images.unreadable == ()
+    found = load_images(tmp_path, "train", people, 8, workers=2)
+    assert found.pixels.shape == (2, 3, 8, 8)
+    assert found.pixels[:, :, 4, 4].tolist() == [[200, 0, 0], [0, 0, 200]]
+    assert found.rows.tolist() == [0, 1]
+    assert found.unreadable == ()
 
 
 def test_an_unreadable_image_costs_its_row_and_is_listed(tmp_path):
@@ -66,13 +68,13 @@ def test_an_unreadable_image_costs_its_row_and_is_listed(tmp_path):
     ]
     Image.fromarray(noise).save(tmp_path / "wide.png")
     people = write(tmp_path, rows)
-    images = load_images(tmp_path, "train", people, 8)
-    assert images.rows.tolist() == [1]
-    assert len(images.pixels) == 1
-    assert [bad.key for bad in images.unreadable] == ["short", "text", "gone", "nowhere"]
-    assert "truncated" in images.unreadable[0].reason
-    assert "does not exist" in images.unreadable[2].reason
-    assert "cannot be cut" in images.unreadable[3].reason
+    found = load_images(tmp_path, "train", people, 8)
+    assert found.rows.tolist() == [1]
+    assert len(found.pixels) == 1
+    assert [bad.key for bad in found.unreadable] == ["short", "text", "gone", "nowhere"]
+    assert "truncated" in found.unreadable[0].reason
+    assert "does not exist" in found.unreadable[2].reason
+    assert "cannot be cut" in found.unreadable[3].reason
 
 
 def test_images_of_rejected_people_are_left_out(tmp_path):
@@ -81,9 +83,9 @@ def test_images_of_rejected_people_are_left_out(tmp_path):
         row("sound", encoded(plain(2))),
     ]
     people = write(tmp_path, rows)
-    images = load_images(tmp_path, "train", people, 8)
-    assert images.pixels.unique().tolist() == [2]
-    assert images.rows.tolist() == [0]
+    found = load_images(tmp_path, "train", people, 8)
+    assert found.pixels.unique().tolist() == [2]
+    assert found.rows.tolist() == [0]
 
 
 def test_a_split_without_a_readable_image_is_refused(tmp_path):
@@ -138,3 +140,93 @@ def test_a_bomb_is_an_input_error(monkeypatch):
 def test_a_folder_is_not_an_image(tmp_path):
     with pytest.raises(InputError, match="cannot be decoded"):
         open_image(tmp_path)
+
+
+def noisy(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        row(f"p{i}", encoded(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)))
+        for i in range(count)
+    ]
+
+
+def never(*_):
+    raise AssertionError("decoded again")
+
+
+def test_pixels_beyond_the_memory_are_mapped_from_a_file_and_are_the_same(tmp_path, monkeypatch):
+    rows = [*noisy(5), row("broken", b"no image"), *noisy(1, seed=1)]
+    rows[-1] = row("last", encoded(plain((1, 2, 3))))
+    people = write(tmp_path / "data", rows)
+    plainly = load_images(tmp_path / "data", "train", people, 8, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    load = {"cache": tmp_path / "cache", "in_memory": 100}
+    mapped = load_images(tmp_path / "data", "train", people, 8, **load)
+    assert (tmp_path / "cache" / "train-8px.pixels").stat().st_size == 6 * 3 * 8 * 8
+    monkeypatch.setattr(images, "decode_image", never)
+    again = load_images(tmp_path / "data", "train", people, 8, **load)
+    for found in (mapped, again):
+        assert torch.equal(found.pixels, plainly.pixels)
+        assert torch.equal(found.rows, plainly.rows)
+        assert found.unreadable == plainly.unreadable
+    # A batch is a copy, and the file is nobody's to change.
+    again.pixels.zero_()
+    assert torch.equal(
+        load_images(tmp_path / "data", "train", people, 8, **load).pixels, plainly.pixels
+    )
+
+
+@pytest.mark.parametrize("change", ["shard", "crop", "short", "notes", "killed"])
+def test_mapped_pixels_are_decoded_again_when_they_are_not_what_is_asked_for(tmp_path, change):
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    people = write(data, noisy(3))
+    load_images(data, "train", people, 8, cache=cache, in_memory=0)
+    pixels, notes = cache / "train-8px.pixels", cache / "train-8px.json"
+    if change == "shard":
+        people = write(data, noisy(3, seed=5))
+    elif change == "crop":
+        people = replace(people, crop=people.crop.map(lambda x: x + 1))
+    elif change == "short":
+        pixels.write_bytes(pixels.read_bytes()[:-1])
+    elif change == "notes":
+        notes.write_text("{")
+    else:
+        notes.unlink()
+        (cache / ".train-8px.pixels.99.part").write_bytes(b"half")
+    before = pixels.stat().st_mtime_ns
+    found = load_images(data, "train", people, 8, cache=cache, in_memory=0)
+    assert pixels.stat().st_mtime_ns > before
+    assert torch.equal(found.pixels, load_images(data, "train", people, 8).pixels)
+    assert sorted(path.name for path in cache.iterdir()) == ["train-8px.json", "train-8px.pixels"]
+
+
+def test_a_split_without_a_readable_image_leaves_no_mapped_pixels(tmp_path):
+    people = write(tmp_path / "data", [row("text", b"not an image")])
+    for _ in range(2):
+        with pytest.raises(InputError, match="no readable image in the split 'train'; text"):
+            load_images(
+                tmp_path / "data", "train", people, 8, cache=tmp_path / "cache", in_memory=0
+            )
+    assert not (tmp_path / "cache" / "train-8px.json").exists()
+
+
+def test_people_whose_shard_has_gone_are_listed(tmp_path):
+    write(tmp_path, noisy(2))
+    write_rows(tmp_path, "train", 1, [row("later", encoded(plain(3)))])
+    people = read_people(tmp_path, "train")
+    next((tmp_path / "observations").glob("train-*0.parquet")).unlink()
+    found = load_images(tmp_path, "train", people, 8)
+    assert found.rows.tolist() == [2]
+    assert [one.key for one in found.unreadable] == ["p0", "p1"]
+    assert "its shard has gone" in found.unreadable[0].reason
+    assert found.pixels.unique().tolist() == [3]
+
+
+def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_CONTAINER", tmp_path / "memory.max")
+    machine = images._memory()
+    assert machine > 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    assert images._memory() == machine
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert images._memory() == 2**20

@@ -1,25 +1,13 @@
 import io
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from deformlearn.config import AugmentConfig, RegressorConfig
-from deformlearn.data.augment import SEGMENT_JOINTS, Correspondences, pixel_centres
-from deformlearn.estimate import camera_joints
-from deformlearn.learning import (
-    Losses,
-    Training,
-    TrainingSet,
-    all_losses,
-    body_losses,
-    coordinate_distance,
-    heatmap_cross_entropy,
-    one_cycle,
-    train_head,
-    training_examples,
-)
+from deformlearn.learning import Training, one_cycle, train_head
 from deformlearn.regressor import build_network, predict_dataset
+from deformlearn.supervision import TrainingSet, all_losses, body_losses, training_examples
 from deformlearn.tensors import where
 
 TINY = RegressorConfig(
@@ -51,14 +39,6 @@ def network(template, config=TINY, seed=0):
 def assert_equal(first, second):
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
-
-
-def test_the_true_bodies_have_no_loss(template, data):
-    labels = training_examples(data, template).labels
-    terms = body_losses(template, data.target, labels)
-    for field in fields(terms):
-        # joint_distance keeps its root away from zero.
-        assert getattr(terms, field.name).max() < 2e-4
 
 
 def test_every_part_of_the_network_receives_a_gradient(template, data):
@@ -141,11 +121,6 @@ def test_true_joints_replace_the_registered_ones_in_the_full_3d_baseline(templat
     assert means.joints > without.joints + 0.1
 
 
-def test_the_registered_bodys_joints_are_the_3d_joints(template, data):
-    torch.testing.assert_close(data.joints_3d, camera_joints(template, data.target, SEGMENT_JOINTS))
-    assert not data.joints_3d.requires_grad
-
-
 def test_the_head_phase_replaces_the_head_and_nothing_else(template, data):
     net = network(template)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -184,73 +159,6 @@ def test_the_head_phase_learns_and_the_next_round_goes_on_from_it(template, data
     assert after < 0.8 * before
     Training(net, data, template, replace(config, learning_rate=1e-5)).run()
     assert error() < 0.9 * before
-
-
-def test_heat_maps_are_best_with_their_peak_at_the_key_point():
-    at = torch.tensor([[[0.25, -0.5]]])
-    rows, columns = pixel_centres(4, at), pixel_centres(8, at)
-    squared = (columns - at[0, 0, 0]).square() + (rows - at[0, 0, 1]).square()[:, None]
-    logits = torch.zeros(1, 1, 4, 8, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], 0.3)
-    for _ in range(300):
-        optimizer.zero_grad()
-        heatmap_cross_entropy(logits, at, torch.ones(1, 1)).sum().backward()
-        optimizer.step()
-    likely = logits.detach().flatten(2).softmax(-1).view(4, 8)
-    torch.testing.assert_close((likely.sum(0) * columns).sum(), at[0, 0, 0], atol=0.01, rtol=0)
-    torch.testing.assert_close((likely.sum(1) * rows).sum(), at[0, 0, 1], atol=0.01, rtol=0)
-    # All that is likely are the four pixels around the point.
-    assert likely[squared < 0.2].sum() > 0.99
-
-
-def test_an_even_heat_map_costs_the_logarithm_of_its_pixels():
-    loss = heatmap_cross_entropy(torch.zeros(2, 3, 4, 8), torch.zeros(2, 3, 2), torch.ones(2, 3))
-    torch.testing.assert_close(loss, torch.full((2,), 32.0).log())
-
-
-def test_missing_key_points_and_those_outside_teach_nothing():
-    heatmaps = torch.randn(1, 3, 4, 4, requires_grad=True)
-    points = torch.tensor([[[0.0, 0.0], [0.0, 0.0], [1.2, 0.0]]])
-    heatmap_cross_entropy(heatmaps, points, torch.tensor([[1.0, 0.0, 1.0]])).sum().backward()
-    assert heatmaps.grad[:, 0].any()
-    assert not heatmaps.grad[:, 1:].any()
-    assert heatmap_cross_entropy(heatmaps, points, torch.zeros(1, 3)).item() == 0
-
-
-def dense_at(template, x, y, weights=1.0):
-    face = torch.zeros(1, 1, dtype=torch.long)
-    surface = template.surface_points(face, torch.tensor([[[1.0, 0.0, 0.0]]]))
-    return Correspondences(torch.tensor([[[x, y]]]), surface, torch.full((1, 1), weights))
-
-
-def test_template_coordinates_are_taught_at_the_annotated_pixel(template):
-    coordinates = torch.zeros(1, 3, 4, 8, requires_grad=True)
-    dense = dense_at(template, 0.375, -0.25)
-    coordinate_distance(coordinates, dense, template.joints[0]).sum().backward()
-    touched = coordinates.grad.abs().sum((0, 1)).nonzero().tolist()
-    assert touched == [[1, 5]]
-    with torch.no_grad():
-        coordinates[0, :, 1, 5] = template.vertices[template.faces[0, 0]] - template.joints[0]
-    assert coordinate_distance(coordinates, dense, template.joints[0]).item() < 1e-10
-
-
-@pytest.mark.parametrize(("x", "weight"), [(1.1, 1.0), (0.1, 0.0)])
-def test_correspondences_outside_or_without_weight_teach_no_coordinates(template, x, weight):
-    dense = dense_at(template, x, 0.0, weight)
-    assert coordinate_distance(torch.ones(1, 3, 4, 4), dense, template.joints[0]).item() == 0
-
-
-def test_the_total_weighs_each_term_once():
-    config = RegressorConfig(
-        regress_weight=1.0,
-        dense_weight=2.0,
-        keypoint_weight=4.0,
-        joint_weight=8.0,
-        heatmap_weight=16.0,
-        coordinate_weight=32.0,
-    )
-    terms = Losses(*(torch.tensor(10.0**power) for power in range(6)))
-    torch.testing.assert_close(terms.total(config).item(), 1 + 20 + 400 + 8e3 + 16e4 + 32e5)
 
 
 def test_the_step_size_rises_to_its_peak_and_falls_to_nearly_nothing():

@@ -135,6 +135,10 @@ def test_the_same_seed_gives_the_same_lifter_also_after_a_stop(template):
         after_chunk=lambda t: kept.append(_copy(t.state())),
     )
     again = lifter.train(poses, weights, "h36m17", config, seed=3, resume=kept[0])
+    restored = lifter.start_training("h36m17", config, 3, torch.device("cpu"))
+    restored.restore(kept[0])
+    assert restored.state().keys() == kept[0].keys()
+    assert (restored.step, restored.accuracy) == (lifter.CHUNK, kept[0]["accuracy"])
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -50,6 +50,8 @@ def test_a_fresh_network_answers_nearly_the_rest_pose_before_the_camera(config, 
 def test_heads_have_the_shapes_their_labels_ask_for(network):
     prediction = network.eval()(images(2, 64).float() / 255)
     assert prediction.heatmaps.shape == (2, len(joint_set(JOINTS)), 16, 16)
+    sums = prediction.heatmaps.exp().sum((-1, -2))
+    torch.testing.assert_close(sums, torch.ones_like(sums))
     assert prediction.coordinates.shape == (2, 3, 16, 16)
     assert prediction.estimate.body.pose.shape == (2, 23, 3)
     assert prediction.features.shape == (2, network.head.mean.shape[0])
@@ -224,3 +226,45 @@ def test_pretrained_weights_are_asked_for_only_when_wanted(monkeypatch):
     Backbone("test_resnet", pretrained=False)
     Backbone("test_resnet", pretrained=True)
     assert asked == [False, True]
+
+
+def test_a_device_too_small_for_a_batch_predicts_half_as_many_at_a_time(
+    network, monkeypatch, caplog
+):
+    people = images(7)
+    expected = predict_dataset(network, people)
+    seen = []
+    forward = type(network).forward
+
+    def small(self, pixels):
+        seen.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+        return forward(self, pixels)
+
+    monkeypatch.setattr(type(network), "forward", small)
+    with caplog.at_level(logging.WARNING):
+        found = predict_dataset(network, people, batch=6)
+    # What was found to fit is used for the rest.
+    assert seen == [6, 3, *[1] * 7]
+    assert "from now on 3 images at a time (CUDA out of memory.)" in caplog.text
+    for one, other in zip(found.tensors(), expected.tensors(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-2, rtol=1e-2)
+
+
+def test_a_device_without_room_for_one_image_is_refused(network, monkeypatch):
+    def full(self, pixels):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(type(network), "forward", full)
+    with pytest.raises(InputError, match="out of memory for one image"):
+        predict_dataset(network.train(), images(3), batch=2)
+    assert network.training
+
+
+def test_bytes_and_numbers_are_the_same_image_to_a_network(network):
+    crops = images(2)
+    with torch.no_grad():
+        one, other = network.eval()(crops), network(crops.float() / 255)
+    for first, second in zip(one.tensors(), other.tensors(), strict=True):
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)

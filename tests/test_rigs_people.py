@@ -19,7 +19,11 @@ from rig_files import rig_of, smpl_content, write_glb, write_smpl
 RIGS = ("CesiumMan", "quaternius_modular_men_Casual", "quaternius_modular_women_Formal")
 
 EXACT = RegistrationConfig(
-    depth_weight=1000.0, keypoint_weight=1000.0, joint_weight=0.001, scale_weight=1.0, steps=600
+    depth_weight=1000.0,
+    keypoint_weight=1000.0,
+    joint_weight=0.001,
+    scale_weight=1.0,
+    iterations=100,
 )
 """Key points and depths without error are trusted as much as pixels."""
 

@@ -1,14 +1,23 @@
+import io
 import json
 import os
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from deformlearn.config import RunConfig
+from deformlearn.distributed import Team
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
+from deformlearn.progress import Watch
 from deformlearn.rundir import RunFolder, read_config
+
+
+def _flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 @pytest.fixture
@@ -50,6 +59,101 @@ def test_a_checkpoint_lives_until_its_stage_is_finished(run):
     assert back["losses"] == state["losses"]
     run.finish("learn", 1)
     assert run.load_checkpoint("learn", 1) is None
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-30], lambda content: b"", _flipped])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, damage):
+    said = io.StringIO()
+    with RunFolder(tmp_path, watch=Watch(console=Console(file=said, width=400))) as run:
+        for epoch in (1, 2):
+            run.save_checkpoint("learn", 1, {"epoch": epoch})
+        now = tmp_path / "checkpoints" / "learn-1.pt"
+        now.write_bytes(damage(now.read_bytes()))
+        assert run.load_checkpoint("learn", 1) == {"epoch": 1}
+        assert f"{now} is damaged" in said.getvalue()
+        before = tmp_path / "checkpoints" / "learn-1.before.pt"
+        before.write_bytes(b"x")
+        assert run.load_checkpoint("learn", 1) is None, "the stage begins again"
+        run.save_checkpoint("learn", 1, {"epoch": 3})
+        assert run.load_checkpoint("learn", 1) == {"epoch": 3}
+        run.finish("learn", 1)
+    assert list(now.parent.iterdir()) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run, monkeypatch):
+    run.save_checkpoint("learn", 1, {"epoch": 1})
+
+    def no_space(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", no_space)
+        for _ in range(2):
+            with pytest.raises(InputError, match="No space left on device"):
+                run.save_checkpoint("learn", 1, {"epoch": 2})
+    assert run.load_checkpoint("learn", 1) == {"epoch": 1}
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    inside = tmp_path / "round-1" / ".network.safetensors.77.part"
+    inside.parent.mkdir()
+    inside.touch()
+    kept = tmp_path / "round-1" / "network.safetensors"
+    kept.touch()
+    with RunFolder(tmp_path):
+        assert not inside.exists()
+        assert kept.exists()
+
+
+SHARDS = {"observations/train-00000.parquet": {"bytes": 9, "rows": 4, "footer": 1}}
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ({}, r"observations/train-00000.parquet \(4 rows\) has gone since"),
+        (
+            {"observations/train-00000.parquet": {"bytes": 8, "rows": 3, "footer": 1}},
+            "was changed .4 rows became 3, 9 bytes became 8. since",
+        ),
+        (SHARDS | {"truth/train-00000.parquet": {}}, "truth/train-00000.parquet was added since"),
+    ],
+)
+def test_shards_that_change_during_a_run_are_refused(tmp_path, now, message):
+    with RunFolder(tmp_path) as folder:
+        folder.begin(RunConfig(), {"path": "data"}, SHARDS)
+        folder.check_shards(SHARDS)
+        with pytest.raises(InputError, match=message):
+            folder.check_shards(now)
+    with RunFolder(tmp_path) as folder, pytest.raises(InputError, match=message):
+        folder.begin(RunConfig(), {"path": "data"}, now)
+
+
+class Pretended(Team):
+    """One of two processes; the other has data of joints "a", and no complaint."""
+
+    def gather(self, value):
+        return [value, None] if self.leads else [None, value]
+
+    def tell(self, value):
+        told = isinstance(value, dict) and "data" in value and not self.leads
+        return {**value, "data": {"path": "elsewhere", "joints": "a"}} if told else value
+
+
+def test_processes_must_be_given_the_same_but_may_have_copies_of_the_data(tmp_path):
+    with RunFolder(tmp_path, team=Pretended(1, 2)) as run:
+        run.begin(RunConfig(), {"path": "here", "joints": "a"})
+        with pytest.raises(InputError, match=r"process 1 was given .* .data.joints: a became b.;"):
+            run.begin(RunConfig(), {"path": "here", "joints": "b"})
+
+
+def test_only_the_first_process_writes(tmp_path):
+    with RunFolder(tmp_path / "run", team=Pretended(1, 2)) as run:
+        run.begin(RunConfig(), {"path": "here", "joints": "a"})
+        run.save_checkpoint("learn", 1, {"epoch": 1})
+        run.finish("lifter", steps=1)
+        assert run.record("lifter") == {"stage": "lifter", "round": 0, "steps": 1}
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_do_not_share_a_folder(run):

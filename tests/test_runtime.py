@@ -7,6 +7,9 @@ import sys
 import time
 
 import pytest
+import torch
+
+from deformlearn.runtime import device
 
 PARENT = """
 import os, time
@@ -43,3 +46,14 @@ def test_a_worker_does_not_outlive_a_parent_that_was_killed(tmp_path):
     while alive(worker) and time.monotonic() < end:
         time.sleep(0.1)
     assert not alive(worker)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_of_several_processes_on_a_machine_each_has_its_own_gpu(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert device(name) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert device(name) == torch.device("cuda", 3)
+    assert device("cuda:1") == torch.device("cuda", 1)
+    assert device("cpu") == torch.device("cpu")

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from deformlearn.data import shards
 from deformlearn.data.shards import DatasetInfo, Row, TruthRow
 from deformlearn.errors import InputError
+from deformlearn.files import place
 
 
 def a_row(key="a", points=4, **changes):
@@ -153,6 +155,75 @@ def test_only_the_wanted_images_are_given(folder):
     shards.write_rows(folder, "train", 0, [a_row("a", image=b"1"), a_row("b", image_path="b.jpg")])
     assert list(shards.read_images(folder, "train")) == [("a", b"1", ""), ("b", None, "b.jpg")]
     assert [key for key, _, _ in shards.read_images(folder, "train", ["b"])] == ["b"]
+
+
+def test_a_split_is_not_mistaken_for_one_whose_name_begins_alike(folder):
+    shards.write_rows(folder, "train", 0, [a_row("a")])
+    shards.write_rows(folder, "train-extra", 0, [a_row("b")])
+    assert shards.splits(folder) == ["train", "train-extra"]
+    assert shards.read_people(folder, "train").keys == ["a"]
+
+
+def test_other_writers_types_are_welcome(folder, template):
+    rows = [a_row("a", 4), a_row("bb", 7)]
+    path = shards.write_rows(folder, "train", 0, rows)
+    wanted = shards.read_people(folder, "train", template)
+    wide = {pa.float32(): pa.float64(), pa.int32(): pa.int64(), pa.string(): pa.large_string()}
+    table = pq.read_table(path)
+    fields = []
+    for field in table.schema:
+        if pa.types.is_list(field.type):
+            fields.append((field.name, pa.large_list(wide[field.type.value_type])))
+        else:
+            fields.append((field.name, wide.get(field.type, field.type)))
+    pq.write_table(table.cast(pa.schema(fields)), path)
+    people = shards.read_people(folder, "train", template)
+    assert people.keys == wanted.keys
+    for a, b in zip(people.observations.tensors(), wanted.observations.tensors(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_shard_without_a_column_is_named(folder):
+    path = shards.write_rows(folder, "train", 0, [a_row("a")])
+    shards.write_rows(folder, "train", 1, [a_row("b")])
+    pq.write_table(pq.read_table(path).drop_columns(["point_u"]), path)
+    people = shards.read_people(folder, "train")
+    assert people.keys == ["b"]
+    assert "it has no column point_u" in people.rejected[0].reason
+
+
+def test_a_data_set_may_lie_in_an_object_store(info, template):
+    folder = place("memory://shards/set")
+    shards.write_info(folder, info)
+    shards.write_rows(folder, "train", 0, [a_row("a", image=b"1"), a_row("b", image_path="b.jpg")])
+    truth = [TruthRow(key, np.full((2, 3), 1.0)) for key in "ab"]
+    shards.write_truth(folder, "train", 0, truth)
+    assert shards.splits(folder) == ["train"]
+    assert shards.read_people(folder, "train", template).keys == ["a", "b"]
+    assert list(shards.read_images(folder, "train")) == [("a", b"1", ""), ("b", None, "b.jpg")]
+    assert shards.read_truth(folder, "train", ["b"]).keys == ["b"]
+    with pytest.raises(InputError, match=r"memory://shards/none is not a data set"):
+        shards.read_people(place("memory://shards/none"), "train")
+    with pytest.raises(InputError, match="no truth for the split 'test'"):
+        shards.read_truth(folder, "test")
+
+
+def test_the_fingerprint_knows_a_shard_from_every_other_version(folder):
+    path = shards.write_rows(folder, "train", 0, [a_row("a"), a_row("b")])
+    shards.write_rows(folder, "train", 1, [a_row("c")])
+    shards.write_rows(folder, "val", 0, [a_row("d")])
+    before = shards.fingerprint(folder, "train")
+    assert list(before) == ["train-00000.parquet", "train-00001.parquet"]
+    assert before[path.name]["rows"] == 2
+    assert before[path.name]["bytes"] == path.stat().st_size
+    assert shards.fingerprint(folder, "train") == before
+    json.dumps(before)
+    shards.write_rows(folder, "train", 0, [a_row("a"), a_row("b", camera="right")])
+    after = shards.fingerprint(folder, "train")
+    assert after[path.name] != before[path.name]
+    assert after["train-00001.parquet"] == before["train-00001.parquet"]
+    path.write_bytes(b"PAR1")
+    assert shards.fingerprint(folder, "train")[path.name]["rows"] is None
 
 
 def test_refusals_say_what_was_wanted(folder, template, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import constants as hub
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from deformlearn.errors import InputError
@@ -45,9 +45,15 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(colours["mean"])[:, None, None])
         self.register_buffer("deviation", torch.tensor(colours["std"])[:, None, None])
 
-    def forward(self, images: Float[Tensor, "batch 3 rows columns"]) -> list[Tensor]:
-        """Feature maps from fine to coarse, of `channels` channels; images are RGB in [0, 1]."""
-        return self.model((images - self.mean) / self.deviation)[-len(self.strides) :]
+    def forward(
+        self, images: Float[Tensor, "batch 3 rows columns"] | UInt8[Tensor, "batch 3 rows columns"]
+    ) -> list[Tensor]:
+        """Feature maps from fine to coarse, of `channels` channels; images are RGB in [0, 1] or bytes."""
+        factor, shift = 1 / self.deviation, -self.mean / self.deviation
+        if not images.is_floating_point():
+            images, factor = images.to(factor.dtype), factor / 255
+        # One pass over the pixels, where subtracting and dividing would be two.
+        return self.model(torch.addcmul(shift, images, factor))[-len(self.strides) :]
 
     def pyramid_channels(self) -> list[int]:
         """Channels of each stride, if the finest is one that 2D heads can use."""
@@ -57,6 +63,12 @@ class Backbone(nn.Module):
                 f"(it has {', '.join(map(str, self.strides))}); choose a ResNet, ConvNeXt or the like"
             )
         return self.channels
+
+
+def classifier(name: str, outputs: int) -> nn.Module:
+    """The model as timm has it, with one linear layer at its end: a measure for what we add."""
+    full, options = NARROW.get(name, (name, {}))
+    return timm.create_model(full, num_classes=outputs, **options)
 
 
 def _timm_model(name: str, pretrained: bool) -> nn.Module:

@@ -8,6 +8,7 @@ carries its children's joints along, so limbs get longer, but the children keep 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -81,6 +82,19 @@ class BodyTemplate(TensorData):
             if tensor is not None:
                 digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
+
+    @cached_property
+    def folded(self) -> Float[Tensor, "vertices columns"]:
+        """The mesh as a sparse (CSR) linear map: the bones' affine maps, column by column, to vertices.
+
+        Row v holds weight times rest position (homogeneous) for each bone that moves vertex v, so that
+        skinning is one product; a vertex follows a few bones, and zeros cost nothing.
+        """
+        homogeneous = torch.nn.functional.pad(self.vertices, (0, 1), value=1.0)
+        dense = self.weights[:, :, None] * homogeneous[:, None, :]
+        with warnings.catch_warnings():  # says once that torch's CSR tensors are young
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            return dense.flatten(1).detach().to_sparse_csr()
 
     @cached_property
     def mirror_segments(self) -> tuple[int, ...]:
@@ -173,12 +187,26 @@ def skin(
     The full mesh of a template with pose blend shapes has them; a fit to points is plain linear
     blend skinning, as in the paper (docs/decisions/0012).
     """
+    transforms = bone_transforms(template, parameters)
     if points is None:
+        if template.pose_blendshapes is None:
+            return _blend_mesh(transforms, template)
         points = template.all_points()
-        if template.pose_blendshapes is not None:
-            rest = points.rest + _pose_offsets(template.pose_blendshapes, parameters.pose)
-            points = BodyPoints(rest, points.weights.expand(*rest.shape[:-1], -1))
-    return blend(bone_transforms(template, parameters), points)
+        rest = points.rest + _pose_offsets(template.pose_blendshapes, parameters.pose)
+        points = BodyPoints(rest, points.weights.expand(*rest.shape[:-1], -1))
+    return blend(transforms, points)
+
+
+def _blend_mesh(
+    transforms: Float[Tensor, "*batch joints 3 4"], template: BodyTemplate
+) -> Float[Tensor, "*batch vertices 3"]:
+    """`blend` for every vertex at once, some ten times faster (see `BodyTemplate.folded`)."""
+    batch = transforms.shape[:-3]
+    people, (joints, rows, columns) = batch.numel(), transforms.shape[-3:]
+    maps = transforms.reshape(people, joints, rows, columns).permute(1, 3, 0, 2)
+    maps = maps.reshape(joints * columns, people * rows)
+    vertices = (template.folded @ maps).view(len(template.vertices), people, rows)
+    return vertices.transpose(0, 1).reshape(*batch, len(template.vertices), 3)
 
 
 def _pose_offsets(

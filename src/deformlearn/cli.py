@@ -6,7 +6,7 @@ import sys
 
 import tyro
 
-from deformlearn import cli_data, cli_import, cli_run
+from deformlearn import cli_data, cli_export, cli_import, cli_run
 from deformlearn.config import PRESETS, DemoConfig
 from deformlearn.errors import InputError
 
@@ -48,7 +48,12 @@ def _run(words: list[str]) -> None:
             commands(default), prog=f"deformlearn {words[0]}", description=about, args=inner
         )
         return
-    everything = {**cli_run.commands(default), **cli_data.commands(default), **_group_stubs()}
+    everything = {
+        **cli_run.commands(default),
+        **cli_data.commands(default),
+        **cli_export.commands(default),
+        **_group_stubs(),
+    }
     tyro.extras.subcommand_cli_from_dict(
         everything, prog="deformlearn", description=about, args=words
     )

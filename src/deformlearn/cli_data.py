@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,14 +13,22 @@ from deformlearn.config import PRESETS, DemoConfig, RegistrationConfig
 from deformlearn.errors import InputError
 from deformlearn.terminal import console, watch
 
+if TYPE_CHECKING:
+    from deformlearn.lifter import Lifter
+    from deformlearn.progress import Watch
+    from deformlearn.registering import Registered
+
 Flat = tyro.conf.arg(name="")
+
+_WORST = 10
+"""People whose fits are shown when a whole data set is done."""
 
 
 def commands(default: DemoConfig) -> dict[str, Callable]:
     """Each command by name; `default` gives the numbers that are not on the command line."""
 
     def register(
-        source: tyro.conf.Positional[Path],
+        source: tyro.conf.Positional[str],
         out: Path,
         densepose: Path | None = None,
         inds: Path | None = None,
@@ -32,57 +40,54 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         split: str = "train",
         template: str = "anny",
         points: int = 400,
+        device: str = "auto",
         config: Annotated[RegistrationConfig, Flat] = default.run.registration,
     ) -> None:
         """Fit the template to a data set, to a photograph with its DensePose, or to key points.
 
+        A data set may be of any size, on disk or in an object store. What was cut off goes on with the same
+        command, and torchrun shares the work between processes (docs/scale.md).
+
         Args:
-            source: Data set folder; or the photograph (with --densepose); or the folder of images (with
-                --keypoints).
-            out: Folder for estimates.parquet, people.json and the pictures.
+            source: Data set folder, or its URL (s3://bucket/set, ...); or the photograph (with
+                --densepose); or the folder of images (with --keypoints).
+            out: Folder for estimates.parquet; of photographs also people.json and the pictures.
             densepose: DensePose prediction of the photograph: IUV png, challenge json or detectron2 dump.
             inds: DensePose INDS png: which person each pixel belongs to (default: *_INDS.png beside it).
             charts: DensePose's UV_Processed.mat.
             keypoints: COCO person_keypoints json.
-            lifter: Lifter that gives key points a depth (lifter.safetensors of a run).
+            lifter: Lifter that gives joints a depth (lifter.safetensors of a run).
             poses: Or 2D poses (.npy, people x joints x 2) to train one on.
             pose_joints: Joint set of --poses.
             split: Split of the data set.
             template: Rigged human: anny, or a file (see `deformlearn body`).
             points: Correspondences a person, with --densepose.
+            device: For a data set: auto, cpu, cuda, ...
             config: Weights and schedule.
 
         """
         from deformlearn import fitting, templates
 
-        show = watch()
-        body = templates.load(template)
         if densepose is not None and keypoints is not None:
             raise InputError("--densepose and --keypoints are two kinds of input; give one of them")
-        depth_lifter = _lifter(lifter, poses, pose_joints, out, show)
-        if densepose is not None:
+        known = _Depths(lifter, poses, pose_joints, out)
+        show = watch()
+        if keypoints is not None:
+            body = templates.load(template)
+            found = fitting.fit_keypoints(
+                keypoints, Path(source), out, body, config, lifter=known.lifter(show), watch=show
+            )
+        elif densepose is not None:
             if charts is None:
                 raise InputError("--densepose needs --charts: DensePose's UV_Processed.mat")
+            body = templates.load(template)
             found = fitting.fit_photograph(
-                source,
-                densepose,
-                inds,
-                charts,
-                out,
-                body,
-                config,
-                points=points,
-                lifter=depth_lifter,
-                watch=show,
-            )
-        elif keypoints is not None:
-            found = fitting.fit_keypoints(
-                keypoints, source, out, body, config, lifter=depth_lifter, watch=show
-            )
+                Path(source), densepose, inds, charts, out, body, config, points=points,
+                lifter=known.lifter(show), watch=show,
+            )  # fmt: skip
         else:
-            found = fitting.fit_dataset(
-                source, out, split, body, config, lifter=depth_lifter, watch=show
-            )
+            _register_dataset(source, out, split, template, known, device, config)
+            return
         _print_people(found)
         print(f"written: {out.resolve()}")
 
@@ -231,17 +236,98 @@ def body_commands(default: DemoConfig) -> dict[str, Callable]:
     return {"show": show, "map": map_bodies}
 
 
-def _lifter(path: Path | None, poses: Path | None, joints: str, out: Path, show):
-    from deformlearn import fitting
-    from deformlearn.lifter import load_lifter
+@dataclass(frozen=True)
+class _Depths:
+    """Where the depths of joints come from: a lifter, 2D poses to train one on, or nowhere."""
 
-    if path is not None:
-        return load_lifter(path)
-    if poses is None:
-        return None
-    # Real key points have gaps: this lifter learns to do with some of them.
-    config = replace(PRESETS["laptop"].run.lifter, hidden=0.3)
-    return fitting.lifter_from_poses(poses, joints, out, config, watch=show)
+    path: Path | None
+    poses: Path | None
+    joints: str
+    out: Path
+
+    def lifter(self, show: Watch) -> Lifter | None:
+        """The lifter; one that was trained is kept in `out`."""
+        from deformlearn import fitting
+        from deformlearn.lifter import load_lifter
+
+        if self.path is not None:
+            return load_lifter(self.path)
+        if self.poses is None:
+            return None
+        # Real key points have gaps: this lifter learns to do with some of them.
+        config = replace(PRESETS["laptop"].run.lifter, hidden=0.3)
+        return fitting.lifter_from_poses(self.poses, self.joints, self.out, config, watch=show)
+
+
+def _register_dataset(
+    source: str,
+    out: Path,
+    split: str,
+    template: str,
+    known: _Depths,
+    device: str,
+    config: RegistrationConfig,
+) -> None:
+    from deformlearn import fitting, runtime, templates
+    from deformlearn.distributed import together
+    from deformlearn.files import place
+    from deformlearn.progress import QUIET
+
+    if Path(source).is_file():
+        raise InputError(
+            f"{source} is a file; give a data set folder, or --densepose with a photograph"
+        )
+    with together(device) as team:
+        show = watch() if team.leads else QUIET
+        lifter = None
+        for leading in (True, False):  # the one that rank 0 has trained is what the others read
+            with team.refuse_together():
+                if team.leads == leading:
+                    lifter = known.lifter(show)
+        found = fitting.fit_dataset(
+            place(source), out, split, templates.load(template), config,
+            lifter=lifter, device=runtime.device(device), team=team, watch=show,
+        )  # fmt: skip
+        if team.leads:
+            _print_registered(found)
+            _print_worst(out / "estimates.parquet")
+            print(f"written: {(out / 'estimates.parquet').resolve()}")
+
+
+def _print_registered(found: Registered) -> None:
+    if found.fitted:
+        speed = found.fitted / found.seconds
+        print(f"{found.fitted} people fitted in {found.seconds:.1f} s ({speed:.1f} people/s)")
+    else:
+        print("everyone was fitted before, with these settings")
+    print(
+        f"{found.people} people, {found.rejected} rows or shards left out; "
+        f"median reprojection error {found.reprojection_px:.2f} px"
+    )
+    for reason, count in found.flags.items():
+        print(f"{reason}: {count} ({100 * count / found.people:.1f} %)")
+
+
+def _print_worst(path: Path) -> None:
+    """The people with the largest errors for their size, who are worth a look."""
+    import numpy as np
+    from rich.table import Table
+
+    from deformlearn.data.tables import read_table
+
+    found = read_table(path, ["key", "reprojection_px", "crop_half", "facing", "flag"])
+    shares = 100 * found["reprojection_px"].to_numpy() / found["crop_half"].to_numpy()
+    table = Table("largest errors")
+    for column in ("error px", "% of half the crop", "facing"):
+        table.add_column(column, justify="right")
+    table.add_column("flag")
+    worst = np.argsort(-shares, kind="stable")[:_WORST]
+    for share, one in zip(shares[worst], found.take(worst).to_pylist(), strict=True):
+        table.add_row(
+            one["key"], f"{one['reprojection_px']:.2f}", f"{share:.2f}", f"{one['facing']:.2f}",
+            one["flag"],
+        )  # fmt: skip
+    console().print(table)
 
 
 def _print_people(people) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from deformlearn.config import DemoConfig, RunConfig, SyntheticConfig
 from deformlearn.errors import InputError
 from deformlearn.terminal import console, watch
+
+if TYPE_CHECKING:
+    from deformlearn.distributed import Team
+    from deformlearn.progress import Watch
 
 Preset = Literal["tiny", "laptop", "gpu", "paper", "paper-mosh", "paper-densepose"]
 Flat = tyro.conf.arg(name="")
@@ -20,36 +24,53 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
     """Each command by name; `default` gives the numbers that are not on the command line."""
 
     def demo(
-        out: Path, preset: Preset = "laptop", config: Annotated[DemoConfig, Flat] = default
+        out: Path,
+        preset: Preset = "laptop",
+        profile: bool = False,
+        config: Annotated[DemoConfig, Flat] = default,
     ) -> None:
         """The whole method on synthetic people: make them, run all rounds, evaluate, report.
 
         Args:
             out: Folder for the data set, the run and report.html; the same command resumes.
             preset: Size of everything (tiny: minutes on any machine; paper: the paper's settings).
+            profile: Print where the time of training goes.
             config: Any number of the preset may be changed.
 
         """
-        from deformlearn.data.synthetic import synthesize
+        from deformlearn.distributed import together
         from deformlearn.files import write_atomically
         from deformlearn.report import print_results, write_report
         from deformlearn.rounds import deform_and_learn
+        from deformlearn.rundir import clear_parts
         from deformlearn.templates import load
 
-        show = watch()
-        template = load()
-        _synthesize(synthesize, out / "data", config.data, config.run.workers, show)
-        records = deform_and_learn(out / "data", out / "run", config.run, template, watch=show)
-        page = write_report(out / "run", template, data=out / "data")
-        target = out / "report.html"
-        write_atomically(target, page.read_bytes())
-        print_results(console(), records)
-        print(f"report: {target.resolve()}")
+        with together(config.run.device) as team:
+            show = _watch(team)
+            template = load()
+            _synthesize(out / "data", config.data, config.run.workers, config.run.device, team)
+            records = deform_and_learn(
+                out / "data",
+                out / "run",
+                config.run,
+                template,
+                profile=profile,
+                team=team,
+                watch=show,
+            )
+            if team.leads:
+                clear_parts(out)
+                page = write_report(out / "run", template, data=out / "data")
+                target = out / "report.html"
+                write_atomically(target, page.read_bytes())
+                print_results(console(), records)
+                print(f"report: {target.resolve()}")
 
     def synth(
         out: Path,
         preset: Preset = "laptop",
         workers: int = default.run.workers,
+        device: str = default.run.device,
         config: Annotated[SyntheticConfig, Flat] = default.data,
     ) -> None:
         """Make a data set of synthetic people with exact labels.
@@ -58,44 +79,57 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
             out: Data set folder; the same command goes on with an unfinished one.
             preset: Where the other numbers come from.
             workers: Processes; the images do not depend on their number.
+            device: auto, cpu, cuda, ...
             config: What to make.
 
         """
-        from deformlearn.data.synthetic import synthesize
+        from deformlearn.distributed import together
 
-        _synthesize(synthesize, out, config, workers, watch())
+        with together(device) as team:
+            _synthesize(out, config, workers, device, team)
 
     def run(
-        data: tyro.conf.Positional[Path],
+        data: tyro.conf.Positional[str],
         out: Path,
         preset: Preset = "laptop",
         template: str = "anny",
+        lifter: Path | None = None,
+        profile: bool = False,
         config: Annotated[RunConfig, Flat] = default.run,
     ) -> None:
         """Deform-and-learn on a data set: lift, register, learn, evaluate, again.
 
         Args:
-            data: Data set folder (docs/data_format.md).
+            data: Data set folder (docs/data_format.md), also in an object store (s3://...).
             out: Run folder; the same command resumes.
             preset: Where the other numbers come from.
             template: Rigged human: anny, or a template file.
+            lifter: Lifter to use (lifter.safetensors), for people who lack whole 2D poses to train one.
+            profile: Print where the time of training goes.
             config: Any number of the preset may be changed.
 
         """
+        from deformlearn.distributed import together
+        from deformlearn.files import place
         from deformlearn.report import print_results, write_report
         from deformlearn.rounds import deform_and_learn
         from deformlearn.templates import load
 
-        body = load(template)
-        records = deform_and_learn(data, out, config, body, watch=watch())
-        page = write_report(out, body, data=data)
-        print_results(console(), records)
-        print(f"report: {page.resolve()}")
+        with together(config.device) as team:
+            body, folder = load(template), place(data)
+            records = deform_and_learn(
+                folder, out, config, body,
+                lifter=lifter, profile=profile, team=team, watch=_watch(team),
+            )  # fmt: skip
+            if team.leads:
+                page = write_report(out, body, data=folder)
+                print_results(console(), records)
+                print(f"report: {page.resolve()}")
 
     def evaluate(
         run: tyro.conf.Positional[Path],
         protocol: str | None = None,
-        data: Path | None = None,
+        data: str | None = None,
         split: str = "test",
         template: str = "anny",
         device: str = "auto",
@@ -112,6 +146,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.evaluation import ProtocolCard, canonical_mm
+        from deformlearn.files import place
         from deformlearn.judging import score_run
         from deformlearn.report import print_actions, print_results
         from deformlearn.rundir import RunFolder, read_config
@@ -122,8 +157,10 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         if protocol is not None:
             body = load(template)
             scores = score_run(
-                run, protocol, body, data=data, split=split, device=device, watch=watch()
-            )
+                run, protocol, body,
+                data=None if data is None else place(data),
+                split=split, device=device, watch=watch(),
+            )  # fmt: skip
             print("\n".join(scores.lines()))
             return
         found = read_config(run)["data"]
@@ -153,9 +190,15 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
     return {one.__name__: one for one in (demo, synth, run, evaluate, report)}
 
 
-def _synthesize(
-    synthesize: Callable, out: Path, config: SyntheticConfig, workers: int, watch
-) -> None:
-    total = config.train + config.val + config.test
-    with watch.stage("synthetic people", total) as advance:
-        synthesize(out, config, workers=workers, progress=lambda done, _: advance(done))
+def _synthesize(out: Path, config: SyntheticConfig, workers: int, device: str, team: Team) -> None:
+    from deformlearn.data.synthetic import synthesize
+
+    with _watch(team).stage("synthetic people", None) as advance:
+        synthesize(out, config, workers=workers, progress=advance, device=device, team=team)
+
+
+def _watch(team: Team) -> Watch:
+    """Progress of what all do together is told by one."""
+    from deformlearn.progress import QUIET
+
+    return watch() if team.leads else QUIET

@@ -103,8 +103,18 @@ class RegistrationConfig(_Checked):
     """L_joint in the first phase (paper: 1)."""
     robust: float | None = 0.08
     """Geman-McClure distance of the dense term (half crops); None is the paper's squared term."""
+    first_robust: float | None = 0.15
+    """The same in the first phase, where limbs are still far from their points."""
+    solver: Literal["gauss-newton", "adam"] = "gauss-newton"
+    """Gauss-Newton finds better fits in a twentieth of the steps; adam is the paper's."""
+    first_iterations: int = 4
+    """Gauss-Newton steps of the first phase, which finds the global orientation and every limb."""
+    iterations: int = 30
+    """Most Gauss-Newton steps after it, and of later rounds; most people need ten."""
+    tolerance: float = 1e-3
+    """A person is done when a Gauss-Newton step gains less than this share of the loss."""
     first_steps: int = 60
-    """Adam steps of the first phase, which finds the global orientation."""
+    """Adam steps of the first phase."""
     steps: int = 140
     """Adam steps after it."""
     refit_steps: int = 200
@@ -114,11 +124,11 @@ class RegistrationConfig(_Checked):
     learning_rate: float = 0.05
     """Adam step size after it, and of later rounds (paper: 0.1)."""
     batch: int = 500
-    """People fitted at once."""
+    """People fitted at once (Gauss-Newton on a CPU: at most 128, which stay in its cache)."""
     orient: bool = True
     """Start from the closed-form orientation (off: the rest pose facing the camera)."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """torch.compile; auto compiles when the work outlasts the compilation."""
+    """torch.compile of Adam's steps; auto compiles when the work outlasts the compilation."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,8 @@ class RegressorConfig(_Checked):
     """Smooth L1 of the template coordinates at the annotated pixels (not in the paper)."""
     weight_decay: float = 1e-2
     """Decoupled weight decay (paper: none)."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """torch.compile of the network; auto: where it pays, which is on CUDA in a long round."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are varied."""
     head_steps: int = 0
@@ -248,6 +260,8 @@ PAPER_REGISTRATION = RegistrationConfig(
     first_scale_weight=100.0,
     first_joint_weight=1.0,
     robust=None,
+    first_robust=None,
+    solver="adam",
     orient=False,
     learning_rate=0.1,
 )
@@ -275,7 +289,7 @@ PRESETS: dict[str, DemoConfig] = {
         SyntheticConfig(train=160, val=16, test=32, size=96),
         RunConfig(
             rounds=2,
-            registration=RegistrationConfig(first_steps=30, steps=50, refit_steps=40),
+            registration=RegistrationConfig(),
             lifter=LifterConfig(width=128, steps=600, learning_rate=5e-4, average=0.99),
             regressor=replace(_LAPTOP_REGRESSOR, size=64, epochs=1, batch=16, head_steps=60),
         ),
@@ -293,7 +307,7 @@ PRESETS: dict[str, DemoConfig] = {
             rounds=4,
             workers=12,
             lifter=LifterConfig(steps=60000),
-            registration=RegistrationConfig(batch=4096),
+            registration=RegistrationConfig(batch=8192),
             regressor=RegressorConfig(epochs=12, batch=128, learning_rate=5e-4),
         ),
     ),

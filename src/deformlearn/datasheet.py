@@ -25,11 +25,11 @@ from deformlearn.data.shards import (
     OBSERVATION_SCHEMA,
     DatasetInfo,
     read_info,
-    read_table,
     shards,
     splits,
 )
 from deformlearn.data.soundness import Rejected, problems, without_details
+from deformlearn.data.tables import read_table
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.pictures import jpeg_uri

@@ -125,18 +125,19 @@ def turned_in_image(
 
 def facing_share(
     template: BodyTemplate,
-    estimate: Estimate,
+    view: Float[Tensor, "batch joints rows 4"],
     faces: Int[Tensor, "batch points"],
     weights: Float[Tensor, "batch points"],
 ) -> Float[Tensor, "batch"]:
     """Share (by weight) of the given faces that are turned to the camera; 1 where none is given.
 
     A weak-perspective camera explains a body and its mirror image in depth equally well, but the
-    mirrored one would have to be seen from inside: its corresponded points face away.
+    mirrored one would have to be seen from inside: its corresponded points face away. `view` holds
+    the x and y rows of `view_transforms`.
     """
     corners = template.faces[faces].flatten(1)
     points = BodyPoints(template.vertices[corners], template.weights[corners])
-    seen = project_points(template, estimate, points).unflatten(1, (-1, 3))
+    seen = blend(view[..., :2, :], points).unflatten(1, (-1, 3))
     edge, other = seen[..., 1, :] - seen[..., 0, :], seen[..., 2, :] - seen[..., 0, :]
     # Outward faces wind counter-clockwise; with y pointing down that is a negative screen area.
     towards = (edge[..., 0] * other[..., 1] - edge[..., 1] * other[..., 0]) < 0

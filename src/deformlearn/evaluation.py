@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
 from deformlearn.data.shards import Truth
+from deformlearn.distributed import ALONE, Team, by_blocks
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, camera_joints, camera_vertices
-from deformlearn.metrics import bone_sum, joint_errors, vertex_error
+from deformlearn.metrics import JointErrors, bone_sum, joint_errors, vertex_error
 from deformlearn.observations import Observations
 from deformlearn.skeleton import JointSet, joint_set
+from deformlearn.tensors import TensorData, concatenate
 
 PROTOCOL_JOINTS = "h36m17"
 _CHUNK = 256
@@ -93,15 +96,38 @@ def true_joints(truth: Truth, joints: JointSet | None = None) -> Float[Tensor, "
     return truth.landmarks_mm[:, [truth.landmark_names.index(name) for name in chosen.landmarks]]
 
 
+@dataclass(frozen=True, eq=False)
+class Errors(TensorData):
+    """Errors of each person (mm)."""
+
+    joints: JointErrors
+    vertices: Float[Tensor, "people"] | None
+    """PVE; None where no true mesh is known."""
+
+
 def score_estimates(
-    template: BodyTemplate, estimate: Estimate, truth: Truth, actions: Sequence[str]
+    template: BodyTemplate,
+    estimate: Estimate,
+    truth: Truth,
+    actions: Sequence[str],
+    *,
+    team: Team = ALONE,
 ) -> Scores:
-    """Errors of estimates against the truth."""
-    joints = camera_joints(template, estimate, PROTOCOL_JOINTS) * 1000
-    vertices = None
-    if truth.vertices_mm is not None:
-        vertices = vertex_errors(template, estimate, truth.vertices_mm)
-    return score_joints(template, joints, truth, actions, vertices)
+    """Errors of estimates against the truth, where the template is; a team shares the people."""
+    device = template.vertices.device
+
+    def errors(rows: Int[Tensor, "rows"]) -> Errors:
+        parts = []
+        for several in rows.split(_CHUNK):
+            guess, true = estimate[several].to(device), truth.take(several.tolist())
+            joints = camera_joints(template, guess, PROTOCOL_JOINTS) * 1000
+            vertices = None
+            if true.vertices_mm is not None:
+                vertices = vertex_errors(template, guess, true.vertices_mm)
+            parts.append(Errors(_joint_errors(template, joints, true), vertices).to("cpu"))
+        return concatenate(parts)
+
+    return _scores(by_blocks(team, len(actions), _CHUNK, errors), actions)
 
 
 def vertex_errors(
@@ -127,24 +153,24 @@ def score_joints(
     predicted_mm: Float[Tensor, "people joints 3"],
     truth: Truth,
     actions: Sequence[str],
-    vertices: Float[Tensor, "people"] | None = None,
 ) -> Scores:
     """Errors of 3D joints (Human3.6M's 17, mm, camera axes) from anywhere."""
+    return _scores(Errors(_joint_errors(template, predicted_mm, truth), None), actions)
+
+
+def _joint_errors(template: BodyTemplate, predicted_mm: Tensor, truth: Truth) -> JointErrors:
     joints = joint_set(PROTOCOL_JOINTS)
     target = true_joints(truth).to(predicted_mm)
-    errors = joint_errors(predicted_mm, target, joints, canonical_mm(template))
-    columns = {
-        "raw": errors.raw,
-        "bone_sum": errors.bone_sum,
-        "true_size": errors.true_size,
-        "aligned": errors.aligned,
-    }
-    if vertices is not None:
-        columns["vertices"] = vertices
+    return joint_errors(predicted_mm, target, joints, canonical_mm(template))
+
+
+def _scores(errors: Errors, actions: Sequence[str]) -> Scores:
+    columns = dict(vars(errors.joints))
+    if errors.vertices is not None:
+        columns["vertices"] = errors.vertices
     by_action = means_by_action(columns, actions)
-    means = mean_over_actions(by_action, columns)
-    means.setdefault("vertices", None)  # type: ignore[arg-type]
-    return Scores(**means, people=len(target), by_action=by_action)
+    means: dict[str, Any] = {"vertices": None, **mean_over_actions(by_action, columns)}
+    return Scores(**means, people=len(actions), by_action=by_action)
 
 
 def means_by_action(
@@ -185,6 +211,11 @@ def lifter_only(
     if missing:
         raise InputError(f"the joint set {theirs.name!r} has no {', '.join(missing)} to be scored")
     order = [theirs.landmarks.index(name) for name in chosen.landmarks]
+    blind = int((lifted.depth_weights[:, order] == 0).any(-1).sum())
+    if blind:
+        raise InputError(
+            f"{blind} of {len(lifted)} people have joints without a lifted depth, and cannot be scored"
+        )
     pose = torch.cat([lifted.keypoints, lifted.depths[..., None]], -1)[:, order]
     size = canonical_mm(template) / bone_sum(pose, chosen)
     return score_joints(template, pose * size[:, None, None], truth, actions)

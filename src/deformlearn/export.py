@@ -32,7 +32,7 @@ AXES: dict[Axes, str] = {
 
 NPZ_FORMAT = 1
 
-_UPRIGHT = (1.0, -1.0, -1.0)
+UPRIGHT = (1.0, -1.0, -1.0)
 """Camera axes (x right, y down, z away) to `AXES["camera"]`: half a turn about x."""
 
 
@@ -45,7 +45,7 @@ def estimate_mesh(
     if axes == "template":
         return skin(template, estimate.body)
     vertices = camera_vertices(template, estimate)
-    return vertices * vertices.new_tensor(_UPRIGHT)
+    return vertices * vertices.new_tensor(UPRIGHT)
 
 
 def write_obj(

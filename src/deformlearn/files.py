@@ -1,33 +1,93 @@
-"""Files that are whole or absent: what is written is written atomically."""
+"""Files that are whole or absent, on disk or in an object store.
+
+Data sets may lie anywhere that fsspec reaches (s3://, gs://, memory://, ...). Run folders, locks and
+what is written bit by bit stay on local disks.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+from fsspec.registry import known_implementations
+from upath import UPath
 
 from deformlearn.errors import InputError
 
+AnyPath = Path | UPath
+"""A local path, or a place in an object store."""
 
-def write_atomically(path: Path, content: bytes) -> None:
+
+def place(text: str | AnyPath) -> AnyPath:
+    """Where a user means: a local path, or for a URL such as s3://bucket/set a place in that store.
+
+    A protocol that fsspec does not know, or whose package is not installed, is an InputError.
+    """
+    protocol, separator, _ = str(text).partition("://")
+    if not isinstance(text, str) or not separator:
+        return Path(text) if isinstance(text, str) else text
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        package = known_implementations.get(protocol, {}).get("class", protocol).split(".")[0]
+        package = f"fsspec[{protocol}]" if package == "fsspec" else package
+        raise InputError(
+            f"{protocol}:// needs the package {package}; pip install {package}"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{text} is no place that can be read: nothing is known of {protocol}://; "
+            f"give a local path, or s3://, gs://, az://, http:// ..."
+        ) from error
+    found = UPath(text)
+    return Path(found.path) if found.protocol in ("file", "local") else found
+
+
+def write_atomically(path: AnyPath, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
-    No space, no permission and the like are InputErrors; what was there before stays as it was.
+    No space, no permission and the like are InputErrors; what was there before stays as it was. Object
+    stores replace whole objects, so there nothing more is needed.
+    """
+    if isinstance(path, Path):
+        with whole_file(path) as file:
+            file.write(content)
+        return
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which takes its place, flushed to the disk, when the block ends well.
+
+    Errors are those of `write_atomically`.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def _named(path: AnyPath) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another place"
         ) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

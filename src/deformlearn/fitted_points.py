@@ -27,8 +27,8 @@ from deformlearn.data.sources import Person, SurfacePoints
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, project_points
 from deformlearn.observations import Observations, no_points
+from deformlearn.raster import Fragments, rasterise
 from deformlearn.registration import register
-from deformlearn.render import Fragments, rasterise
 from deformlearn.skeleton import SEGMENTS, joint_set
 
 FIT = RegistrationConfig(
@@ -36,9 +36,6 @@ FIT = RegistrationConfig(
     depth_weight=100.0,
     scale_weight=1.0,
     joint_weight=0.2,
-    steps=240,
-    batch=256,
-    compile="never",
 )
 """Joints and depths are exact here and are followed; what they leave open (a limb's twist) is held
 at rest by the angles' weight."""

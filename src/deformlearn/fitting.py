@@ -25,18 +25,20 @@ from deformlearn.data.densepose import (
 from deformlearn.data.estimates import Estimates, flags_of, write_estimates
 from deformlearn.data.images import decode_image, open_image
 from deformlearn.data.predictions import IuvImage, open_predictions
-from deformlearn.data.shards import DatasetInfo, People, Row, people_of, read_people
+from deformlearn.data.shards import DatasetInfo, People, Row, people_of
 from deformlearn.densepose_charts import read_densepose_charts
+from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, project_points
-from deformlearn.files import write_atomically
+from deformlearn.files import AnyPath, write_atomically
 from deformlearn.lifter import Lifter
 from deformlearn.observations import Observations
+from deformlearn.own_joints import OWN_JOINT_WEIGHT, with_own_joints, without_keypoints
 from deformlearn.pictures import save_png
 from deformlearn.progress import QUIET, Watch
+from deformlearn.registering import Registered, register_split
 from deformlearn.registration import register
 from deformlearn.render import dots, overlay, strip
-from deformlearn.skeleton import joint_set
 
 _PICTURE = 320
 """Side of each picture of a strip (px)."""
@@ -66,20 +68,25 @@ class PersonReport:
 
 
 def fit_dataset(
-    data: Path,
+    data: AnyPath,
     out: Path,
     split: str,
     template: BodyTemplate,
     config: RegistrationConfig,
     *,
     lifter: Lifter | None = None,
+    device: torch.device | str = "cpu",
+    team: Team = ALONE,
     watch: Watch = QUIET,
-) -> list[PersonReport]:
-    """Register every sound person of a split; bad rows are listed and left out."""
-    people = read_people(data, split, template)
-    for rejected in people.rejected:
-        watch.say(f"left out: {rejected.where}: {rejected.reason}")
-    return _fit(people, out, template, config, lifter=lifter, watch=watch)
+) -> Registered:
+    """Register every sound person of a split into `out`; bad rows are listed and left out.
+
+    The split may be of any size, and what was cut off goes on (`registering.register_split`).
+    """
+    return register_split(
+        data, split, template, out / "estimates.parquet", config, lifter=lifter, device=device,
+        team=team, watch=watch,
+    )  # fmt: skip
 
 
 def fit_photograph(
@@ -115,17 +122,27 @@ def fit_photograph(
     info = _info(template)
     unseen = people_of([second for _, second in halves], info)
     half = people_of([first for first, _ in halves], info)
-    half_seen = with_own_joints(template, half, config, lifter)
+    half_seen = _lifted(template, half, config, lifter)
     partial, _ = register(template, half_seen, half.crop, config)
     held_out = _point_errors(template, partial, unseen.observations, unseen.crop)
     notes = ["; ".join(person.notes) for person in usable]
     people = people_of(rows, info)
-    people = replace(people, observations=with_own_joints(template, people, config, lifter))
+    people = replace(people, observations=_lifted(template, people, config, lifter))
     reports = _fit(
         people, out, template, config, watch=watch, held_out=held_out.tolist(), notes=notes,
         sources=rows,
     )  # fmt: skip
     return reports
+
+
+def _lifted(
+    template: BodyTemplate, people: People, config: RegistrationConfig, lifter: Lifter | None
+) -> Observations:
+    """People without key points, with the joints of a first fit and their lifted depths."""
+    seen = people.observations
+    if lifter is not None:
+        seen = without_keypoints(seen, lifter.joints)  # so that no depth of the lifter is lost
+    return with_own_joints(template, seen, people.crop, config, lifter)
 
 
 def _seen_in(photo: Path, densepose: Path, inds: Path | None, watch: Watch) -> list[DetectedPerson]:
@@ -199,29 +216,6 @@ def lifter_from_poses(
         )
     lifting.save_lifter(trained, path)
     return trained
-
-
-OWN_JOINT_WEIGHT = 1e-3
-"""Confidence of a first fit's own joints as key points: enough to carry a depth, no more."""
-
-
-def with_own_joints(
-    template: BodyTemplate, people: People, config: RegistrationConfig, lifter: Lifter | None
-) -> Observations:
-    """People without key points, with the joints of a first fit and their lifted depths."""
-    if lifter is None:
-        return people.observations
-    seen = people.observations
-    first, _ = register(template, seen, people.crop, config)
-    joints = joint_set(lifter.joints)
-    keypoints = project_points(template, first, template.keypoints(joints))[..., :2]
-    weights = torch.full(keypoints.shape[:2], OWN_JOINT_WEIGHT)
-    blank = torch.zeros_like(weights)
-    own = replace(
-        seen, keypoints=keypoints, keypoint_weights=weights, depths=blank, depth_weights=blank,
-        joints=lifter.joints,
-    )  # fmt: skip
-    return lifter.lift(own)
 
 
 def _info(template: BodyTemplate) -> DatasetInfo:

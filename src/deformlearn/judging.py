@@ -8,6 +8,7 @@ from deformlearn import runtime
 from deformlearn.body import BodyTemplate
 from deformlearn.data.shards import read_info
 from deformlearn.errors import InputError
+from deformlearn.files import AnyPath, place
 from deformlearn.progress import QUIET, Watch
 from deformlearn.protocols import protocol
 from deformlearn.regressor import load_network, predict_dataset
@@ -22,7 +23,7 @@ def score_run(
     name: str,
     template: BodyTemplate,
     *,
-    data: Path | None = None,
+    data: AnyPath | None = None,
     split: str = "test",
     device: str = "auto",
     watch: Watch = QUIET,
@@ -39,7 +40,7 @@ def score_run(
             f"{run} was made with the template {network.info.template!r}, not {template.name!r}; "
             f"give --template"
         )
-    folder = data or Path(read_config(run)["data"]["path"])
+    folder = data or place(read_config(run)["data"]["path"])
     loaded = load_split(folder, split, template, network.info.size, 2)
     if loaded.truth is None:
         raise InputError(

@@ -157,6 +157,7 @@ class LifterTraining:
             "discriminator": self.discriminator.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
+            "accuracy": self.accuracy,
         }
 
     def restore(self, state: dict) -> None:
@@ -166,7 +167,7 @@ class LifterTraining:
         self.discriminator.load_state_dict(state["discriminator"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.step = state["step"]
+        self.step, self.accuracy = state["step"], state["accuracy"]
 
 
 def start_training(
@@ -214,7 +215,8 @@ def train(
     if int(whole.sum()) < 2:
         raise InputError(
             f"the lifter needs 2D poses with all {len(joint_set(joints))} key points of {joints!r}; "
-            f"{int(whole.sum())} of {len(whole)} people have them"
+            f"{int(whole.sum())} of {len(whole)} people have them: give a lifter trained elsewhere "
+            f"(--lifter FILE)"
         )
     poses = normalise(keypoints[whole], weights[whole], joint_set(joints)).poses
     if config.mirror:

@@ -11,23 +11,26 @@ from torch import Tensor
 
 from deformlearn.camera import gram_schmidt
 
+SCALE_GAUGE = 0.01
+"""Weight of (mean scale - 1)^2 a joint beside the squared differences of neighbouring scales."""
+
 
 def dense(
     projected: Float[Tensor, "*batch points 2"],
     annotated: Float[Tensor, "*batch points 2"],
     weights: Float[Tensor, "*batch points"],
-    robust: float | None = None,
+    robust: float | Tensor | None = None,
 ) -> Float[Tensor, "*batch"]:
     """Weighted mean squared distance between matched image points (Eq. 3), squared image units.
 
-    With `robust` (a distance in image units) each squared distance e becomes Geman-McClure's
-    e r^2 / (e + r^2), which wrong correspondences cannot dominate. Padding contributes nothing, and a
+    With `robust` (a distance r in image units) each squared distance e becomes Geman-McClure's
+    e / (e / r^2 + 1), which wrong correspondences cannot dominate. Padding contributes nothing, and a
     person without correspondences has loss zero. The paper prints a sum and calls it a mean; we take
     the mean (docs/decisions/0001).
     """
     squared = (projected - annotated).square().sum(-1)
     if robust is not None:
-        squared = squared * robust**2 / (squared + robust**2)
+        squared = squared / (squared / robust**2 + 1)
     return (squared * weights).sum(-1) / weights.sum(-1).clamp_min(1e-6)
 
 
@@ -60,7 +63,7 @@ def scale_smoothness(
     child = [joint for joint, parent in enumerate(parents) if parent >= 0]
     parent = [parents[joint] for joint in child]
     neighbours = (scales[..., child] - scales[..., parent]).square().sum(-1)
-    return neighbours + 0.01 * len(parents) * (scales.mean(-1) - 1).square()
+    return neighbours + SCALE_GAUGE * len(parents) * (scales.mean(-1) - 1).square()
 
 
 def joint_angles(pose: Float[Tensor, "*batch joints 3"]) -> Float[Tensor, "*batch"]:

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from deformlearn.body import BodyTemplate
 from deformlearn.errors import InputError
-from deformlearn.render import rasterise
+from deformlearn.raster import rasterise
 from deformlearn.triangles import TriangleSearch, barycentric_of_nearest, normals
 
 _VIEW = 500

@@ -21,6 +21,7 @@ from deformlearn.data.shards import People, read_images, read_people, read_truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, camera_joints
 from deformlearn.evaluation import PROTOCOL_JOINTS, canonical_mm, true_joints
+from deformlearn.files import AnyPath, place
 from deformlearn.metrics import JointErrors, joint_errors
 from deformlearn.registration import quality_of
 from deformlearn.render import strip
@@ -63,16 +64,16 @@ class Source:
     config: dict[str, Any]
     info: dict[str, Any]
     records: list[dict[str, Any]]
-    data: Path
+    data: AnyPath
     missing: list[str] = field(default_factory=list)
     """What the page cannot show, and why."""
 
     @staticmethod
-    def open(run: Path, template: BodyTemplate, data: Path | None) -> Source:
+    def open(run: Path, template: BodyTemplate, data: AnyPath | None) -> Source:
         found = read_config(run)
         try:
             config, data_set = found["config"], found["data"]
-            data, info = data or Path(data_set["path"]), data_set["template"]
+            data, info = data or place(data_set["path"]), data_set["template"]
         except (KeyError, TypeError):
             raise InputError(
                 f"{run} is not a run folder: its config.json was not written by `run`"

@@ -18,7 +18,7 @@ from deformlearn.data.augment import pixel_centres
 from deformlearn.data.images import Unreadable, open_image, to_pixels
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
-from deformlearn.regressor import Regressor, predict_dataset
+from deformlearn.regressor import Regressor, predictions
 from deformlearn.tensors import concatenate
 
 MARGIN = 1.12
@@ -103,30 +103,29 @@ def predict_crops(
     Estimate, Float[Tensor, "people joints 2"] | None, Float[Tensor, "people joints"] | None
 ]:
     """Bodies, and what `seen_keypoints` says, of people that are cut out already."""
-    estimate = predict_dataset(network, pixels, device=device)
-    return estimate, *(seen_keypoints(network, pixels) or (None, None))
+    estimates, means, confidences = [], [], []
+    for found in predictions(network, pixels, device=device):
+        estimates.append(found.estimate)
+        if found.heatmaps is not None:
+            mean, confidence = seen_keypoints(found.heatmaps)
+            means.append(mean)
+            confidences.append(confidence)
+    estimate = concatenate(estimates).to("cpu")
+    if not means:
+        return estimate, None, None
+    return estimate, torch.cat(means).cpu(), torch.cat(confidences).cpu()
 
 
-@torch.no_grad()
 def seen_keypoints(
-    network: Regressor, images: UInt8[Tensor, "people 3 size size"], *, batch: int = 256
-) -> tuple[Float[Tensor, "people joints 2"], Float[Tensor, "people joints"]] | None:
-    """Where the network sees each key point (image units), and how sure it is; None without maps."""
-    if not network.info.auxiliary:
-        return None
-    where = next(network.parameters()).device
-    network.eval()
-    means, confidences = [], []
-    for several in images.split(batch):
-        maps = network(several.to(where).float() / 255).heatmaps
-        likely = maps.float().flatten(2).softmax(-1).cpu()
-        rows, columns = (pixel_centres(count, likely) for count in maps.shape[-2:])
-        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
-        mean = likely @ places
-        near = (places - mean[:, :, None]).norm(dim=-1) < 0.2
-        means.append(mean)
-        confidences.append((likely * near).sum(-1))
-    return torch.cat(means), torch.cat(confidences)
+    heatmaps: Float[Tensor, "people joints rows columns"],
+) -> tuple[Float[Tensor, "people joints 2"], Float[Tensor, "people joints"]]:
+    """Where a network sees each key point (image units), and how sure it is."""
+    likely = heatmaps.flatten(2).exp()
+    rows, columns = (pixel_centres(count, likely) for count in heatmaps.shape[-2:])
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).flatten(0, 1)
+    mean = likely @ places
+    near = (places - mean[:, :, None]).norm(dim=-1) < 0.2
+    return mean, (likely * near).sum(-1)
 
 
 def whole_image(image: Image.Image) -> Crop:

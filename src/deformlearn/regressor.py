@@ -10,6 +10,8 @@ learn from the 2D labels alone, and what they find at each joint is what theta i
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from deformlearn.data.augment import pixel_centres
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.files import write_atomically
+from deformlearn.prefetch import ahead, sent
 from deformlearn.runtime import autocast
 from deformlearn.skeleton import SEGMENTS, joint_set
 from deformlearn.tensors import TensorData, concatenate
@@ -85,7 +88,7 @@ class Prediction(TensorData):
     features: Float[Tensor, "batch features"]
     """What theta was regressed from."""
     heatmaps: Float[Tensor, "batch joints rows columns"] | None = None
-    """Log-odds of each key point's pixel."""
+    """Logarithm of each pixel's likelihood to show each key point; a map's likelihoods sum to one."""
     coordinates: Float[Tensor, "batch 3 rows columns"] | None = None
     """Rest position of the surface point each pixel shows, relative to the template's root (metres)."""
 
@@ -125,21 +128,23 @@ class PixelHeads(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch channels rows columns"]) -> tuple[Tensor, ...]:
         """Heat maps, coordinates, and per image the evidence: all joints' means under their maps."""
-        heatmaps = self.heatmaps(pixels).float()
+        # The loss needs the logarithms: one softmax serves it and the evidence.
+        logs = self.heatmaps(pixels).float().flatten(2).log_softmax(-1)
         coordinates = self.coordinates(pixels).float()
-        rows, columns = (pixel_centres(count, heatmaps) for count in heatmaps.shape[-2:])
+        rows, columns = (pixel_centres(count, coordinates) for count in coordinates.shape[-2:])
         places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
         # The coordinates learn from their labels only; as evidence they are detached.
         evidence = torch.cat(
             [
-                places.expand(len(pixels), -1, -1, -1),
+                # Not len(): it would fix the batch of an exported network.
+                places.expand(pixels.shape[0], -1, -1, -1),
                 coordinates.detach(),
                 self.local(pixels).float(),
             ],
             1,
         )
-        likely = heatmaps.flatten(2).softmax(-1)
-        return heatmaps, coordinates, (likely @ evidence.flatten(2).mT).flatten(1)
+        heatmaps = logs.unflatten(-1, coordinates.shape[-2:])
+        return heatmaps, coordinates, (logs.exp() @ evidence.flatten(2).mT).flatten(1)
 
 
 class Head(nn.Module):
@@ -193,8 +198,10 @@ class Regressor(nn.Module):
         for name, shape in (("root", 3), ("rest_place", 2), ("rest_size", ())):
             self.register_buffer(name, torch.zeros(shape))
 
-    def forward(self, images: Float[Tensor, "batch 3 rows columns"]) -> Prediction:
-        """Images are RGB in [0, 1]; what the backbone subtracts and divides by is its own affair."""
+    def forward(
+        self, images: Float[Tensor, "batch 3 rows columns"] | UInt8[Tensor, "batch 3 rows columns"]
+    ) -> Prediction:
+        """Images are RGB in [0, 1] or bytes; what the backbone makes of them is its own affair."""
         stages = self.backbone(images)
         features = stages[-1].mean((-1, -2))
         heatmaps = coordinates = None
@@ -241,7 +248,7 @@ def build_network(
         template.name,
         template.fingerprint,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):  # made on the CPU: GPUs are not touched
         torch.manual_seed(seed)
         network = Regressor(info, pretrained=config.pretrained)
     rest = Estimate.rest(template, 1).camera
@@ -253,7 +260,6 @@ def build_network(
     return network.to(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
 def predict_dataset(
     network: Regressor,
     images: UInt8[Tensor, "people 3 size size"],
@@ -262,18 +268,59 @@ def predict_dataset(
     batch: int = 256,
 ) -> Estimate:
     """Theta of every image, on the CPU; rotations are orthonormal and right-handed."""
+    several = predictions(network, images, device=device, batch=batch)
+    return concatenate([prediction.estimate for prediction in several]).to("cpu")
+
+
+@torch.no_grad()
+def predictions(
+    network: Regressor,
+    images: UInt8[Tensor, "people 3 size size"],
+    *,
+    device: torch.device | None = None,
+    batch: int = 256,
+) -> Iterator[Prediction]:
+    """What the network says of the images, at most `batch` at a time, where it runs.
+
+    Rotations are orthonormal and right-handed. A device whose memory is too small gets half as many
+    images at a time, and a line in the log says so.
+    """
     where = device or next(network.parameters()).device
     network = network.to(where)
     was_training = network.training
     network.eval()
-    found = []
-    for several in images.split(batch):
-        pixels = several.to(where).float().div(255).contiguous(memory_format=torch.channels_last)
-        with autocast(where):
-            estimate = network(pixels).estimate
-        found.append(_right_handed(estimate).to("cpu"))
-    network.train(was_training)
-    return concatenate(found)
+    try:
+        for pixels in ahead((sent(several, where) for several in images.split(batch)), where):
+            rest = pixels
+            while len(rest):
+                try:
+                    found = _predicted(network, rest[:batch])
+                except torch.OutOfMemoryError as error:
+                    found, reason = None, str(error).splitlines()[0]
+                if found is None:
+                    batch = _half(batch, reason)
+                    continue
+                rest = rest[batch:]
+                yield found
+    finally:
+        network.train(was_training)
+
+
+def _predicted(network: Regressor, pixels: Tensor) -> Prediction:
+    with autocast(pixels.device):
+        found = network(pixels.contiguous(memory_format=torch.channels_last))
+    return replace(found, estimate=right_handed(found.estimate))
+
+
+def _half(batch: int, reason: str) -> int:
+    if batch == 1:
+        raise InputError(f"out of memory for one image ({reason}); free the device, or give cpu")
+    logging.getLogger(__name__).warning(
+        "out of memory: from now on %d images at a time (%s)", batch // 2, reason
+    )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return batch // 2
 
 
 def save_network(network: Regressor, path: Path) -> None:
@@ -305,7 +352,7 @@ def load_network(path: Path) -> Regressor:
     return network.to(memory_format=torch.channels_last).eval()
 
 
-def _right_handed(estimate: Estimate) -> Estimate:
+def right_handed(estimate: Estimate) -> Estimate:
     """The same estimate with its nine numbers orthonormal, and never a reflection."""
     rows = gram_schmidt(estimate.camera.matrix)
     third = torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])

@@ -21,7 +21,7 @@ from deformlearn.curve import Line, curve_png, curve_svg
 from deformlearn.data.shards import splits
 from deformlearn.errors import InputError
 from deformlearn.evaluation import ProtocolCard, canonical_mm
-from deformlearn.files import write_atomically
+from deformlearn.files import AnyPath, write_atomically
 from deformlearn.pictures import jpeg_uri
 from deformlearn.portraits import (
     TEST_PANELS,
@@ -199,7 +199,7 @@ def write_figure_curve(path: Path, run: Path) -> None:
 
 
 def write_figure_strip(
-    path: Path, run: Path, template: BodyTemplate, *, data: Path | None = None
+    path: Path, run: Path, template: BodyTemplate, *, data: AnyPath | None = None
 ) -> None:
     """Save a run's Fig. 1 as PNG: a good, a median and the worst test person, before and after."""
     portraits = predicted_people(Source.open(run, template, data), each=1)
@@ -207,7 +207,7 @@ def write_figure_strip(
     write_atomically(path, strips_png(portraits, TEST_PANELS[:columns]))
 
 
-def write_report(run: Path, template: BodyTemplate, *, data: Path | None = None) -> Path:
+def write_report(run: Path, template: BodyTemplate, *, data: AnyPath | None = None) -> Path:
     """Write RUN/report.html, and return its path; what an unfinished run lacks is named on the page.
 
     `data` is the data set, where it is no longer at the place that the run recorded. A folder that is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from deformlearn.data.images import open_image, to_pixels
 from deformlearn.data.sources import Frame
 from deformlearn.data.video import VideoWriter, frame_count, frame_rate, is_video, read_frames
 from deformlearn.errors import InputError
+from deformlearn.estimate import project_points
 from deformlearn.export import estimate_mesh, write_npz, write_obj
 from deformlearn.lifter import Lifter, load_lifter
 from deformlearn.observations import Observations, no_points
@@ -32,6 +33,7 @@ from deformlearn.progress import QUIET, Watch
 from deformlearn.registration import register
 from deformlearn.regressor import Regressor, load_network
 from deformlearn.render import overlay
+from deformlearn.skeleton import joint_set
 from deformlearn.tensors import concatenate
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -319,19 +321,16 @@ def _refined(
         raise InputError(
             "--refine needs a network with heat maps; this one was trained with auxiliary = False"
         )
-    unknown = torch.zeros_like(confidence)
+    # Key points know nothing of depth; the network's body does.
+    joints = joint_set(job.network.info.joints)
+    depths = project_points(job.template, people.estimate, job.template.keypoints(joints))[..., 2]
+    depths = depths - depths[:, joints.root_indices].mean(1, keepdim=True)
     seen = Observations(
-        *no_points(len(people), keypoints),
-        keypoints,
-        confidence,
-        unknown,
-        unknown,
-        job.network.info.joints,
+        *no_points(len(people), keypoints), keypoints, confidence, depths, confidence, joints.name
     )
     if job.lifter is not None:
         seen = job.lifter.lift(seen)
-    # The network's body knows more of depth than its key points do: stay near it, in few steps.
-    config = replace(RegistrationConfig(), refit_steps=60)
+    config = RegistrationConfig()
     estimate, quality = register(job.template, seen, people.crop, config, start=people.estimate)
     flags = tuple(flags_of(quality, people.crop))
     return Estimates(people.keys, estimate, people.crop, quality, flags)

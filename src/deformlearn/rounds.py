@@ -1,7 +1,13 @@
-"""Deform-and-learn: lift, register, learn, evaluate, again (section 3), on any data set."""
+"""Deform-and-learn: lift, register, learn, evaluate, again (section 3), on any data set.
+
+One process or many (distributed.Team): every stage is done by all of them together, and leaves the same
+files whatever their number (docs/scale.md says which to the bit).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,95 +18,190 @@ from deformlearn import runtime
 from deformlearn.body import BodyTemplate
 from deformlearn.comparisons import run_comparisons
 from deformlearn.config import RunConfig
-from deformlearn.data.estimates import Estimates, read_estimates, write_estimates
-from deformlearn.data.shards import read_info, splits
+from deformlearn.data.estimates import read_estimates
+from deformlearn.data.shards import read_info, shards, splits
+from deformlearn.data.tables import facts
+from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import lifter_only, mean_pose
+from deformlearn.files import AnyPath, write_atomically
 from deformlearn.lifter import Lifter
-from deformlearn.observations import Observations
+from deformlearn.profiling import profile_prediction, profile_training
 from deformlearn.progress import QUIET, Watch
-from deformlearn.registration import keep_best, register
-from deformlearn.regressor import save_network
+from deformlearn.registering import register_split
 from deformlearn.rundir import RunFolder
 from deformlearn.workshop import (
+    Split,
     Workshop,
+    learn,
     load_split,
     predict_split,
     say_scores,
     score,
     start_network,
-    train_round,
     training_set,
-    with_people,
     write_predictions,
 )
 
+_PIXELS = "pixels"
+"""Folder for decoded images that are too many for the memory; gone when all is done."""
+
 
 def deform_and_learn(
-    data: Path, out: Path, config: RunConfig, template: BodyTemplate, *, watch: Watch = QUIET
+    data: AnyPath,
+    out: Path,
+    config: RunConfig,
+    template: BodyTemplate,
+    *,
+    lifter: Path | None = None,
+    profile: bool = False,
+    team: Team = ALONE,
+    watch: Watch = QUIET,
 ) -> list[dict[str, Any]]:
     """Run all rounds on a data set and return everything measured.
 
     Stops and goes on anywhere: what a stage has finished is on disk, and the stage it was killed in
-    continues from its last checkpoint.
+    continues from its last checkpoint. A `lifter` that is given is used instead of training one, for
+    people who lack whole 2D poses; `profile` says first where the time of learning will go.
     """
-    info = read_info(data)
-    with RunFolder(out) as folder:
-        folder.begin(config, {"path": str(data.resolve()), "template": asdict(info)})
-        size = config.regressor.size
-        watch.say(f"reading {data}")
-        train = load_split(data, "train", template, size, config.workers)
-        test = (
-            load_split(data, "test", template, size, config.workers)
-            if "test" in splits(data)
-            else None
-        )
-        for split in filter(None, (train, test)):
-            for rejected in split.people.rejected:
-                watch.say(f"left out: {rejected.where}: {rejected.reason}")
-            for unreadable in split.images.unreadable:
-                watch.say(f"left out: {unreadable.key}: {unreadable.reason}")
-        device = runtime.device(config.device)
-        shop = Workshop(data, folder, config, template.to(device), device, watch, train, test)
-        found_lifter = _lifter(shop)
-        lifted = found_lifter.to(device).lift(train.people.observations.to(device))
+    with RunFolder(out, team=team, watch=watch) as folder:
+        shop = _open(data, folder, config, template, lifter, watch)
+        if profile:
+            _profile(shop)
+        found_lifter = _lifter(shop, lifter)
         _references(shop, found_lifter)
         for round_ in range(1, config.rounds + 1):
-            fits = _register_round(shop, lifted, round_)
-            _learn_round(shop, fits.estimate, round_)
+            fits = _register_round(shop, found_lifter, round_)
+            _learn_round(shop, fits, round_)
         _refine(shop, found_lifter)
         if config.baselines:
-            run_comparisons(shop, lifted)
+            run_comparisons(shop, found_lifter)
+        if team.leads:
+            shutil.rmtree(folder.path / _PIXELS, ignore_errors=True)
         return folder.records()
 
 
-def _lifter(shop: Workshop) -> Lifter:
-    """Train the lifter on the training set's key points, or load it."""
-    folder, config = shop.folder, shop.config.lifter
+def _open(
+    data: AnyPath,
+    folder: RunFolder,
+    config: RunConfig,
+    template: BodyTemplate,
+    lifter: Path | None,
+    watch: Watch,
+) -> Workshop:
+    """Note what this run is, or check that it is the one begun here; then read the data."""
+    team = folder.team
+    with team.refuse_together():
+        described: dict[str, Any] = {
+            "path": str(data.resolve()),
+            "template": asdict(read_info(data)),
+        }
+        if lifter is not None:
+            lifting.load_lifter(lifter)
+            described["lifter"] = hashlib.blake2b(lifter.read_bytes(), digest_size=8).hexdigest()
+        versions = shard_versions(data)
+        has_test = "test" in splits(data)
+    folder.begin(config, described, versions)
+    watch.say(f"reading {data}")
+
+    def load(split: str) -> Split:
+        size, workers = config.regressor.size, config.workers
+        cache = folder.path / _PIXELS
+        return load_split(data, split, template, size, workers, cache=cache, team=team)
+
+    train = load("train")
+    test = load("test") if has_test else None
+    for split in filter(None, (train, test)):
+        for unreadable in split.images.unreadable:
+            watch.say(f"left out: {unreadable.key}: {unreadable.reason}")
+    _enough_for_all(team, config, train)
+    device = runtime.device(config.device)
+    return Workshop(data, folder, config, template.to(device), device, watch, train, test)
+
+
+def shard_versions(data: AnyPath) -> dict[str, dict[str, int | None]]:
+    """What tells this version of a data set's shards from any other, by name."""
+    found = {}
+    for split in sorted({"train", "test"} & set(splits(data))):
+        paths = shards(data, "observations", split)
+        paths += sorted((data / "truth").glob(f"{split}-*.parquet"))
+        found.update({f"{path.parent.name}/{path.name}": facts(path) for path in paths})
+    return found
+
+
+def _same_shards(shop: Workshop) -> None:
+    """Refuse data that have changed since the run began."""
+    with shop.team.refuse_together():
+        if shop.team.leads:
+            shop.folder.check_shards(shard_versions(shop.data))
+
+
+def _enough_for_all(team: Team, config: RunConfig, train: Split) -> None:
+    """Refuse more processes than there is work for: a step needs two images of each."""
+    people = len(train.readable)
+    most = max(1, min(people, config.regressor.batch) // 2)
+    if team.size > most:
+        raise InputError(
+            f"{team.size} processes are too many for {people} training people in steps of "
+            f"{config.regressor.batch} images (--regressor.batch): each needs two images a step; "
+            f"start at most {most}"
+        )
+
+
+def _profile(shop: Workshop) -> None:
+    """Say where the time of training and predicting goes, on one process; nothing of it is kept."""
+    with shop.team.refuse_together():
+        if not shop.team.leads:
+            return
+        network = start_network(shop, None)
+        rest = Estimate.rest(shop.template, len(shop.train.people))
+        data, config = training_set(shop, rest), shop.config.regressor
+        found = (
+            profile_training(network, data, shop.template, config),
+            profile_prediction(network, shop.train.images.pixels),
+        )
+        for line in (line for one in found for line in one.lines()):
+            shop.watch.say(line)
+
+
+def _lifter(shop: Workshop, given: Path | None) -> Lifter:
+    """Train the lifter on the training set's key points, or take the one that was given or trained."""
+    folder, team = shop.folder, shop.team
     path = folder.path / "lifter.safetensors"
     if folder.record("lifter") is None:
-        seen = shop.train.people.observations.to(shop.device)
         start = time.monotonic()
-        with shop.watch.stage("lifter", config.steps) as advance:
-
-            def after_chunk(training: lifting.LifterTraining) -> None:
-                advance(training.step)
-                if training.step % (8 * lifting.CHUNK) == 0:
-                    folder.save_checkpoint("lifter", 0, training.state())
-
-            trained = lifting.train(
-                seen.keypoints,
-                seen.keypoint_weights,
-                seen.joints,
-                config,
-                seed=shop.config.seed,
-                resume=folder.load_checkpoint("lifter"),
-                after_chunk=after_chunk,
-            )
-        lifting.save_lifter(trained, path)
-        folder.finish("lifter", steps=config.steps, seconds=time.monotonic() - start)
+        kept = folder.load_checkpoint("lifter")
+        with team.refuse_together():
+            # So small that sharing it would only slow it down; the others wait.
+            if team.leads and given is not None:
+                write_atomically(path, given.read_bytes())
+            elif team.leads:
+                lifting.save_lifter(_train_lifter(shop, kept), path)
+        steps = shop.config.lifter.steps if given is None else 0
+        folder.finish("lifter", steps=steps, seconds=time.monotonic() - start)
     return lifting.load_lifter(path)
+
+
+def _train_lifter(shop: Workshop, kept: dict | None) -> Lifter:
+    config, folder = shop.config.lifter, shop.folder
+    seen = shop.train.people.observations.to(shop.device)
+    with shop.watch.stage("lifter", config.steps) as advance:
+
+        def after_chunk(training: lifting.LifterTraining) -> None:
+            advance(training.step)
+            if training.step % (8 * lifting.CHUNK) == 0:
+                folder.save_checkpoint("lifter", 0, training.state())
+
+        return lifting.train(
+            seen.keypoints,
+            seen.keypoint_weights,
+            seen.joints,
+            config,
+            seed=shop.config.seed,
+            resume=kept,
+            after_chunk=after_chunk,
+        )
 
 
 def _references(shop: Workshop, found_lifter: Lifter) -> None:
@@ -122,41 +223,34 @@ def _references(shop: Workshop, found_lifter: Lifter) -> None:
     shop.folder.finish("references", **measured)
 
 
-def _register_round(shop: Workshop, lifted: Observations, round_: int) -> Estimates:
+def _register_round(shop: Workshop, found_lifter: Lifter, round_: int) -> Estimate:
     """DEFORM: fit every training image; keep the best fit each person has had."""
     folder, config = shop.folder, shop.config
     path = folder.round_path(round_, "estimates.parquet")
     if folder.record("register", round_) is not None:
-        return read_estimates(path, shop.template)
-    people = shop.train.people
-    crop = people.crop.to(shop.device)
-    start = time.monotonic()
-    begin, before = None, None
+        return read_estimates(path, shop.template).estimate
+    _same_shards(shop)
+    start, before, alone = None, None, None
     if round_ > 1:
-        predictions = folder.round_path(round_ - 1, "predictions-train.parquet")
-        begin = read_estimates(predictions, shop.template).estimate.to(shop.device)
-        before = read_estimates(folder.round_path(round_ - 1, "estimates.parquet"), shop.template)
-    with shop.watch.stage(f"round {round_}: register", len(people)) as advance:
-        found = register(
-            shop.template,
-            lifted,
-            crop,
-            config.registration,
-            start=begin,
-            progress=advance,
-        )
-    measured: dict[str, Any] = {"seconds": time.monotonic() - start}
-    if before is not None and before.quality is not None:
-        alone = found
-        old = (before.estimate.to(shop.device), before.quality.to(shop.device))
-        measured["replaced"] = (alone[1].loss < old[1].loss).float().mean().item()
-        measured["alone"] = score(shop, shop.train, alone[0])
-        found = keep_best(old, alone) if config.keep_best else alone
-    fits = with_people(people, found)
-    write_estimates(path, fits, shop.template)
-    measured["scores"] = score(shop, shop.train, found[0])
-    measured["reprojection_px"] = found[1].reprojection_px.nanmedian().item()
-    measured["flagged"] = sum(flag != "ok" for flag in read_estimates(path, shop.template).flags)
+        start = folder.round_path(round_ - 1, "predictions-train.parquet")
+        before = folder.round_path(round_ - 1, "estimates.parquet")
+        alone = folder.round_path(round_, "alone.parquet")
+    registered = register_split(
+        shop.data, "train", shop.template, path, config.registration,
+        lifter=found_lifter, device=shop.device, start=start,
+        before=before if config.keep_best else None, alone=alone if config.keep_best else None,
+        team=shop.team, watch=shop.watch, text=f"round {round_}: register", say_rejected=round_ == 1,
+    )  # fmt: skip
+    # What was written is what all go on with, so that a run that was killed here ends no differently.
+    fits = read_estimates(path, shop.template).estimate
+    measured: dict[str, Any] = {"seconds": registered.seconds}
+    if alone is not None:
+        fresh = read_estimates(alone if config.keep_best else path, shop.template).estimate
+        measured["replaced"] = registered.replaced
+        measured["alone"] = score(shop, shop.train, fresh)
+    measured["scores"] = score(shop, shop.train, fits)
+    measured["reprojection_px"] = registered.reprojection_px
+    measured["flagged"] = registered.flagged
     folder.finish("register", round_, split="train", **measured)
     say_scores(shop, f"round {round_}: registration (train)", measured["scores"])
     return fits
@@ -171,9 +265,7 @@ def _learn_round(shop: Workshop, target: Estimate, round_: int) -> None:
     path = folder.round_path(round_, "network.safetensors")
     before = folder.round_path(round_ - 1, "network.safetensors")
     network = start_network(shop, before if round_ > 1 else None)
-    data = training_set(shop, target)
-    history = train_round(shop, network, data, "learn", round_)
-    save_network(network, path)
+    network, history = learn(shop, network, training_set(shop, target), path, "learn", round_)
     measured: dict[str, Any] = {"losses": history, "seconds": time.monotonic() - start}
     predicted = predict_split(shop, network, shop.train)
     write_predictions(shop, shop.train, predicted, round_, "train")
@@ -190,25 +282,19 @@ def _refine(shop: Workshop, found_lifter: Lifter) -> None:
     folder, last = shop.folder, shop.config.rounds
     if shop.test is None or folder.record("refine", last) is not None:
         return
-    people = shop.test.people
-    predictions = read_estimates(folder.round_path(last, "predictions-test.parquet"), shop.template)
-    lifted = found_lifter.to(shop.device).lift(people.observations.to(shop.device))
-    fits = []
+    _same_shards(shop)
     # A prediction that faces the wrong way is beyond repair, so each person has a second start.
-    for start in (predictions.estimate.to(shop.device), None):
-        with shop.watch.stage("refine the test predictions", len(people)) as advance:
-            fit = register(
-                shop.template,
-                lifted,
-                people.crop.to(shop.device),
-                shop.config.registration,
-                start=start,
-                progress=advance,
-            )
-        fits.append(fit)
-    found = keep_best(*fits)
-    refined = with_people(people, found)
-    write_estimates(folder.round_path(last, "refined-test.parquet"), refined, shop.template)
-    scores = score(shop, shop.test, found[0])
+    predictions = folder.round_path(last, "predictions-test.parquet")
+    first, path = (folder.round_path(last, f"{name}-test.parquet") for name in ("first", "refined"))
+    for out, start, before in ((first, predictions, None), (path, None, first)):
+        register_split(
+            shop.data, "test", shop.template, out, shop.config.registration,
+            lifter=found_lifter, device=shop.device, start=start, before=before,
+            team=shop.team, watch=shop.watch, text="refine the test predictions",
+            say_rejected=before is None,
+        )  # fmt: skip
+    scores = score(shop, shop.test, read_estimates(path, shop.template).estimate)
+    if shop.team.leads:
+        first.unlink(missing_ok=True)
     folder.finish("refine", last, split="test", scores=scores)
     say_scores(shop, "refined (test)", scores)

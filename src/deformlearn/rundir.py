@@ -2,10 +2,14 @@
 
 A stage is done when its record is in metrics.jsonl, which is written after the stage's own files. So a
 run that was killed repeats at most the stage it was in, from that stage's last checkpoint.
+
+Several processes may share a run (distributed.Team): rank 0 alone holds the lock and writes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 from dataclasses import asdict
@@ -17,46 +21,105 @@ from filelock import FileLock, Timeout
 
 from deformlearn import runtime
 from deformlearn.config import RunConfig
+from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
+from deformlearn.progress import QUIET, Watch
 
-_WHERE_IT_RUNS = ("device", "workers", "baselines")
+_WHERE_IT_RUNS = ("device", "workers", "baselines", "compile")
 """Settings that may differ when a run is gone on with."""
+_ONE_PROCESS = ("device", "workers", "path")
+"""What may differ between the processes of one run: each machine may have its own copy of the data."""
+_DIGEST = 16
+"""Bytes at the end of a checkpoint that tell whether it is whole."""
+_RESTART = 10.0
+"""Seconds that a team waits for the lock: those whom torchrun restarts may find it about to be freed."""
 
 
 class RunFolder:
-    """One run. Use it as a context: it holds the folder's lock."""
+    """One run. Use it as a context: it holds the folder's lock.
 
-    def __init__(self, path: Path) -> None:
+    With a team, every process must make the same calls in the same order: what rank 0 finds on disk
+    is what all go by.
+    """
+
+    def __init__(self, path: Path, *, team: Team = ALONE, watch: Watch = QUIET) -> None:
         self.path = path
+        self.team = team
+        self._watch = watch
         self._lock = FileLock(path / ".lock")
+        self._finished: list[dict[str, Any]] = []
 
     def __enter__(self) -> RunFolder:
+        with self.team.refuse_together():
+            if self.team.leads:
+                self._take()
+        self._finished = self.team.tell(self._finished)
+        return self
+
+    def _take(self) -> None:
+        """Lock the folder, clear what killed writers left, and read what is finished."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0 if self.team.size == 1 else _RESTART)
         except Timeout:
             raise InputError(
                 f"another process is working in {self.path}; wait for it, or choose another folder"
             ) from None
         except OSError as error:
             raise InputError(f"cannot write in {self.path}: {error.strerror or error}") from error
-        return self
+        clear_parts(self.path)
+        self._finished = self.records()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def begin(self, config: RunConfig, data: dict[str, Any]) -> None:
-        """Record what this run is, or check that it is the one that was begun here."""
+    def begin(
+        self, config: RunConfig, data: dict[str, Any], shards: dict[str, dict] | None = None
+    ) -> None:
+        """Record what this run is, or check that it is the one that was begun here.
+
+        `shards` tells by name which version of each the data set has.
+        """
         wanted = json.loads(json.dumps({"config": asdict(config), "data": data}))
+        mine = {**wanted, "shards": shards}
+        first = self.team.tell(mine)
+        with self.team.refuse_together():
+            if changes := _differences(first, mine, ignored=_ONE_PROCESS):
+                raise InputError(
+                    f"process {self.team.rank} was given something else than process 0 "
+                    f"({'; '.join(changes[:4])}); give all the same options and data"
+                )
+        with self.team.refuse_together():
+            if self.team.leads:
+                self._claim(wanted)
+                self.check_shards(shards or {})
+
+    def check_shards(self, shards: dict[str, dict]) -> None:
+        """Refuse shards that are not those the run began with; at first, note which they are.
+
+        For rank 0 alone.
+        """
+        path = self.path / "shards.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(shards, indent=2).encode())
+        before = _read_json(path)
+        for name in sorted(before.keys() | shards.keys()):
+            if before.get(name) != shards.get(name):
+                raise InputError(
+                    f"the data set's {name} {_change(before.get(name), shards.get(name))} since the "
+                    f"run in {self.path} began; put the data back as they were, and the same command "
+                    f"goes on, or begin anew with another --out"
+                )
+
+    def _claim(self, wanted: dict[str, Any]) -> None:
         path = self.path / "config.json"
         if not path.exists():
-            write_atomically(path, json.dumps(wanted, indent=2).encode())
             versions = json.dumps(runtime.versions(), indent=2)
             write_atomically(self.path / "versions.json", versions.encode())
+            write_atomically(path, json.dumps(wanted, indent=2).encode())
             return
-        found = _read_json(path)
-        changes = _differences(found, wanted)
+        changes = _differences(_read_json(path), wanted, ignored=_WHERE_IT_RUNS)
         if changes:
             raise InputError(
                 f"{self.path} holds a run of another configuration ({'; '.join(changes[:4])}); "
@@ -75,17 +138,21 @@ class RunFolder:
 
     def record(self, stage: str, round_: int = 0) -> dict[str, Any] | None:
         """The record of a finished stage, or None."""
-        for record in self.records():
+        for record in self._finished:
             if record["stage"] == stage and record["round"] == round_:
                 return record
         return None
 
     def finish(self, stage: str, round_: int = 0, **measured: Any) -> dict[str, Any]:
-        """Mark a stage as done, with what it measured, and drop its checkpoint."""
-        record = {"stage": stage, "round": round_, **measured}
-        lines = [json.dumps(entry) for entry in [*self.records(), record]]
-        write_atomically(self.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
-        self._checkpoint(stage, round_).unlink(missing_ok=True)
+        """Mark a stage as done, with what rank 0 measured, and drop its checkpoint."""
+        record = self.team.tell({"stage": stage, "round": round_, **measured})
+        with self.team.refuse_together():
+            if self.team.leads:
+                lines = [json.dumps(entry) for entry in [*self._finished, record]]
+                write_atomically(self.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+                for path in self._checkpoints(stage, round_):
+                    path.unlink(missing_ok=True)
+        self._finished.append(record)
         return record
 
     def round_path(self, round_: int, name: str) -> Path:
@@ -93,20 +160,48 @@ class RunFolder:
         return self.path / f"round-{round_}" / name
 
     def save_checkpoint(self, stage: str, round_: int, state: dict) -> None:
-        """Keep the state of an unfinished stage."""
+        """Keep the state of an unfinished stage; the state before it stays until this one is whole."""
+        if not self.team.leads:
+            return
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(self._checkpoint(stage, round_), buffer.getvalue())
+        content = buffer.getvalue()
+        now, before = self._checkpoints(stage, round_)
+        if now.exists():
+            now.replace(before)
+        write_atomically(now, content + _digest(content))
 
     def load_checkpoint(self, stage: str, round_: int = 0) -> dict | None:
-        """The last kept state of an unfinished stage, or None."""
-        path = self._checkpoint(stage, round_)
-        if not path.exists():
-            return None
-        return torch.load(path, weights_only=True, map_location="cpu")
+        """The last whole state of an unfinished stage, or None."""
+        return self.team.tell(self._last_whole(stage, round_) if self.team.leads else None)
 
-    def _checkpoint(self, stage: str, round_: int) -> Path:
-        return self.path / "checkpoints" / f"{stage}-{round_}.pt"
+    def last_checkpoint(self, stage: str, round_: int = 0) -> Path | None:
+        """Where the last state of an unfinished stage is kept, if there is one."""
+        return next((path for path in self._checkpoints(stage, round_) if path.exists()), None)
+
+    def _last_whole(self, stage: str, round_: int) -> dict | None:
+        for path in self._checkpoints(stage, round_):
+            try:
+                return _read_checkpoint(path)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                self._watch.say(
+                    f"{path} is damaged ({error}); going on from what was kept before it"
+                )
+        return None
+
+    def _checkpoints(self, stage: str, round_: int) -> tuple[Path, Path]:
+        """The last state of a stage, and the one before."""
+        folder = self.path / "checkpoints"
+        return folder / f"{stage}-{round_}.pt", folder / f"{stage}-{round_}.before.pt"
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what writers that were killed have left; nobody may be writing there now."""
+    for stale in folder.rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            stale.unlink()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -123,14 +218,42 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+def _differences(found: Any, wanted: Any, name: str = "", *, ignored: tuple[str, ...]) -> list[str]:
     """Where two nested dictionaries disagree, as `a.b: 1 became 2`."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted(found.keys() | wanted.keys())
         parts = [
-            _differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+            _differences(
+                found.get(key),
+                wanted.get(key),
+                f"{name}.{key}" if name else key,
+                ignored=ignored,
+            )
             for key in keys
-            if key not in _WHERE_IT_RUNS
+            if key not in ignored
         ]
         return [change for part in parts for change in part]
     return [] if found == wanted else [f"{name}: {found} became {wanted}"]
+
+
+def _change(before: dict | None, now: dict | None) -> str:
+    """What happened to a shard."""
+    if before is None:
+        return "was added"
+    if now is None:
+        return f"({before['rows']} rows) has gone"
+    rows = f"{before['rows']} rows became {now['rows']}"
+    return f"was changed ({rows}, {before['bytes']} bytes became {now['bytes']})"
+
+
+def _read_checkpoint(path: Path) -> dict:
+    """A state that `save_checkpoint` wrote; anything else is a ValueError."""
+    whole = path.read_bytes()
+    content = whole[:-_DIGEST]
+    if _digest(content) != whole[-_DIGEST:]:
+        raise ValueError("not what was written there")
+    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()

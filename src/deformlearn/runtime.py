@@ -7,17 +7,28 @@ import os
 import platform
 import shutil
 import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from typing import TypeVar
 
 import torch
 
 from deformlearn.errors import InputError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 
 def device(name: str = "auto") -> torch.device:
-    """The named device; `auto` is the first CUDA device, else the CPU."""
+    """The named device; `auto` is CUDA where there is one, else the CPU.
+
+    Of several processes that torchrun started on a machine, each gets the CUDA device of its rank; by
+    number, since a thread that a process starts would begin on device 0.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
@@ -26,6 +37,8 @@ def device(name: str = "auto") -> torch.device:
         raise InputError(
             f"device {name!r} was asked for, but this PyTorch sees no CUDA device; use cpu"
         )
+    if chosen == torch.device("cuda"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return chosen
 
 
@@ -49,6 +62,24 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """`function` of each item, in order; as many at once as torch may use threads, each in one.
+
+    Many small products keep a core busy each, where one of them cannot keep several. With one thread
+    this is `map`.
+    """
+    allowed = torch.get_num_threads()
+    if min(allowed, len(items)) < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(allowed, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(allowed)
+
+
 def start_worker() -> None:
     """What a worker process does first: one thread for torch, and an end when its parent ends.
 
@@ -63,6 +94,18 @@ def start_worker() -> None:
             os._exit(1)
 
         threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it does, however that ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def versions() -> dict[str, str]:

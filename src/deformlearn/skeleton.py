@@ -230,13 +230,35 @@ def rotation_from_axis_angle(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor,
     angle = safe.sqrt()
     sine = torch.where(small, 1 - squared / 6, angle.sin() / angle)[..., None, None]
     cosine = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / safe)[..., None, None]
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    cross = cross_matrix(vector)
     outer = vector[..., :, None] * vector[..., None, :]
     identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
     # K^2 = v v^T - |v|^2 I spares a product of matrices.
     return identity + sine * cross + cosine * (outer - squared[..., None, None] * identity)
+
+
+def cross_matrix(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """The matrix that multiplies as v x does."""
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+
+
+def left_jacobian(vector: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """How a rotation turns when its axis-angle vector moves: R(v + dv) = exp(J dv) R(v).
+
+    Chirikjian, Stochastic Models, Information Theory, and Lie Groups 2, Eq. 10.86.
+    """
+    squared = vector.square().sum(-1)
+    small = squared < 1e-6
+    safe = torch.where(small, torch.ones_like(squared), squared)
+    angle = safe.sqrt()
+    first = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / safe)
+    second = torch.where(small, 1 / 6 - squared / 120, (angle - angle.sin()) / (safe * angle))
+    cross = cross_matrix(vector)
+    identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
+    square = vector[..., :, None] * vector[..., None, :] - squared[..., None, None] * identity
+    return identity + first[..., None, None] * cross + second[..., None, None] * square
 
 
 class _Chain(torch.autograd.Function):

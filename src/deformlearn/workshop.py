@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from deformlearn.body import BodyTemplate
-from deformlearn.config import RunConfig
+from deformlearn.config import RegistrationConfig, RunConfig
 from deformlearn.data.estimates import Estimates, write_estimates
 from deformlearn.data.images import Images, load_images
 from deformlearn.data.shards import People, Truth, read_people, read_truth
+from deformlearn.distributed import ALONE, Team, by_blocks
+from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, Quality
 from deformlearn.evaluation import score_estimates
+from deformlearn.files import AnyPath
 from deformlearn.learning import Losses, Training, TrainingSet, train_head
+from deformlearn.observations import Observations
 from deformlearn.progress import Watch
-from deformlearn.regressor import Regressor, build_network, load_network, predict_dataset
+from deformlearn.registering import block_size
+from deformlearn.registration import register
+from deformlearn.regressor import (
+    Regressor,
+    build_network,
+    load_network,
+    predict_dataset,
+    save_network,
+)
 from deformlearn.rundir import RunFolder
-from deformlearn.tensors import combine
+from deformlearn.stepping import NotFiniteError
+from deformlearn.tensors import TensorData, combine, concatenate
+
+_EACH_ITS_OWN = 2**30
+"""Bytes of pixels that each process of a team may hold by itself."""
+_BATCH = 256
+"""Images predicted at once."""
+_IN_MEMORY = 16 * _BATCH
+"""Images copied from where all are, which may be a file."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +63,7 @@ class Split:
 class Workshop:
     """What every stage of a run needs."""
 
-    data: Path
+    data: AnyPath
     folder: RunFolder
     config: RunConfig
     template: BodyTemplate
@@ -49,24 +72,118 @@ class Workshop:
     train: Split
     test: Split | None
 
+    @property
+    def team(self) -> Team:
+        """The processes that share the run."""
+        return self.folder.team
 
-def load_split(data: Path, split: str, template: BodyTemplate, size: int, workers: int) -> Split:
-    """People, pixels and (where there is one) truth of a split."""
-    people = read_people(data, split, template)
-    images = load_images(data, split, people, size, workers=workers)
-    has_truth = any((data / "truth").glob(f"{split}-*.parquet"))
-    truth = read_truth(data, split, people.keys) if has_truth else None
+
+def load_split(
+    data: AnyPath,
+    split: str,
+    template: BodyTemplate,
+    size: int,
+    workers: int,
+    *,
+    cache: Path | None = None,
+    team: Team = ALONE,
+) -> Split:
+    """People, pixels and (where there is one) truth of a split.
+
+    Pixels beyond what memory should hold are decoded into a file in the folder `cache`; those of a team
+    soon are, since the processes of a machine then hold them together. All must come here.
+    """
+    with team.refuse_together():
+        people = read_people(data, split, template)
+        has_truth = any((data / "truth").glob(f"{split}-*.parquet"))
+        truth = read_truth(data, split, people.keys) if has_truth else None
+    shared = team.size > 1 and len(people) * 3 * size**2 > _EACH_ITS_OWN
+    images = None
+    # What the first has decoded, the others only map.
+    for first in (True, False) if shared else (True,):
+        with team.refuse_together():
+            if images is None and (team.leads or not (shared and first)):
+                images = load_images(
+                    data, split, people, size,
+                    workers=workers, cache=cache, in_memory=_EACH_ITS_OWN if shared else None,
+                )  # fmt: skip
+    assert images is not None
     return Split(people, images, truth)
 
 
-def train_round(
+def register_people(
+    shop: Workshop,
+    seen: Observations,
+    config: RegistrationConfig,
+    *,
+    start: Estimate | None = None,
+    stage: str,
+) -> tuple[Estimate, Quality]:
+    """Fits of the training people to observations in memory, on the CPU; the processes share them.
+
+    In the blocks of `register_split`, so that both give the same.
+    """
+    people = len(seen)
+    crop = shop.train.people.crop
+    size = block_size(people, config.batch)
+
+    def fit(rows: Int[Tensor, "rows"]) -> Fits:
+        found = []
+        for block in rows.split(size):
+            estimate, quality = register(
+                shop.template,
+                seen[block].to(shop.device),
+                crop[block].to(shop.device),
+                config,
+                start=None if start is None else start[block].to(shop.device),
+            )
+            found.append(Fits(estimate.to("cpu"), quality.to("cpu")))
+            advance(sum(map(len, found)))
+        return concatenate(found)
+
+    with shop.watch.stage(stage, math.ceil(people / shop.team.size)) as advance:
+        fits = by_blocks(shop.team, people, size, fit)
+    return fits.estimate, fits.quality
+
+
+@dataclass(frozen=True, eq=False)
+class Fits(TensorData):
+    """Estimates and how good they are, as one value."""
+
+    estimate: Estimate
+    quality: Quality
+
+
+def learn(
+    shop: Workshop, network: Regressor, data: TrainingSet, path: Path, stage: str, round_: int
+) -> tuple[Regressor, list[dict[str, float]]]:
+    """The network after a round of training, as it was written to `path`, and the losses by epoch.
+
+    Every process reads the file: they go on with the same network, and so does a run that was killed.
+    """
+    history = _train(shop, network, data, stage, round_)
+    config = shop.config.regressor
+    if config.head_steps > 0:
+        with shop.watch.stage(f"round {round_}: {stage}, head alone", 1):
+            train_head(
+                network, data, shop.template, config,
+                seed=shop.config.seed, round_number=round_, team=shop.team,
+            )  # fmt: skip
+    with shop.team.refuse_together():
+        if shop.team.leads:
+            save_network(network, path)
+    return load_network(path).to(shop.device), history
+
+
+def _train(
     shop: Workshop, network: Regressor, data: TrainingSet, stage: str, round_: int
 ) -> list[dict[str, float]]:
-    """One round of training with a checkpoint each epoch, and the head-only phase after it."""
+    """One round of training with a checkpoint each epoch; the losses by epoch."""
     config = shop.config.regressor
     training = Training(
-        network, data, shop.template, config, seed=shop.config.seed, round_number=round_
-    )
+        network, data, shop.template, config,
+        seed=shop.config.seed, round_number=round_, team=shop.team,
+    )  # fmt: skip
     history: list[dict[str, float]] = []
     kept = shop.folder.load_checkpoint(stage, round_)
     if kept is not None:
@@ -82,12 +199,13 @@ def train_round(
             shop.folder.save_checkpoint(stage, round_, {**now.state_dict(), "history": history})
             advance(now.epoch)
 
-        training.run(on_epoch)
-    if config.head_steps > 0:
-        with shop.watch.stage(f"round {round_}: {stage}, head alone", 1):
-            train_head(
-                network, data, shop.template, config, seed=shop.config.seed, round_number=round_
-            )
+        try:
+            training.run(on_epoch)
+        except NotFiniteError as error:
+            keys = [shop.train.people.keys[row] for row in shop.train.readable[error.rows[:8]]]
+            kept_at = shop.folder.last_checkpoint(stage, round_)
+            where = "" if kept_at is None else f"; the last good checkpoint is {kept_at}"
+            raise InputError(f"{error}; these are {', '.join(keys)}{where}") from error
     return history
 
 
@@ -114,7 +232,13 @@ def training_set(shop: Workshop, target: Estimate) -> TrainingSet:
 
 def predict_split(shop: Workshop, network: Regressor, split: Split) -> Estimate:
     """What a network says of everyone; people without a readable image get the rest pose."""
-    found = predict_dataset(network, split.images.pixels)
+    pixels = split.images.pixels
+
+    def predict(rows: Int[Tensor, "rows"]) -> Estimate:
+        several = rows.split(_IN_MEMORY)
+        return concatenate([predict_dataset(network, pixels[one], batch=_BATCH) for one in several])
+
+    found = by_blocks(shop.team, len(pixels), _BATCH, predict)
     rest = Estimate.rest(shop.template.to("cpu"), len(split.people))
 
     def write(pair: list[torch.Tensor]) -> torch.Tensor:
@@ -123,18 +247,15 @@ def predict_split(shop: Workshop, network: Regressor, split: Split) -> Estimate:
     return combine([rest, found], write)
 
 
-def with_people(people: People, found: tuple[Estimate, Quality]) -> Estimates:
-    """Fits beside the people they belong to."""
-    return Estimates(people.keys, found[0].to("cpu"), people.crop, found[1].to("cpu"))
-
-
 def write_predictions(
     shop: Workshop, split: Split, predicted: Estimate, round_: int, name: str
 ) -> None:
     """Write predictions where the next round and the report look for them."""
     path = shop.folder.round_path(round_, f"predictions-{name}.parquet")
     value = Estimates(split.people.keys, predicted, split.people.crop)
-    write_estimates(path, value, shop.template)
+    with shop.team.refuse_together():
+        if shop.team.leads:
+            write_estimates(path, value, shop.template)
 
 
 def score(shop: Workshop, split: Split, estimate: Estimate) -> dict[str, Any] | None:
@@ -143,7 +264,7 @@ def score(shop: Workshop, split: Split, estimate: Estimate) -> dict[str, Any] | 
         return None
     with torch.no_grad():
         scores = score_estimates(
-            shop.template, estimate.to(shop.device), split.truth, split.people.actions
+            shop.template, estimate, split.truth, split.people.actions, team=shop.team
         )
     return scores.record()
 

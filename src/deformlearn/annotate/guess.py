@@ -25,22 +25,19 @@ from deformlearn.data.shards import DatasetInfo, people_of
 from deformlearn.estimate import Estimate, project_points
 from deformlearn.observations import Observations
 from deformlearn.orientation import oriented_start
+from deformlearn.raster import rasterise
 from deformlearn.registration import register
-from deformlearn.render import rasterise, shade
+from deformlearn.render import shade
 from deformlearn.tensors import concatenate
 
 ENOUGH = 6
 """Pairs and key points from which on a body is fitted."""
 
-_STIFF = RegistrationConfig(
-    joint_weight=1.0, scale_weight=100.0, robust=None, learning_rate=0.1, compile="never"
-)
+_STIFF = RegistrationConfig(joint_weight=1.0, scale_weight=100.0, robust=None, iterations=8)
 """First steps, from every side: the body turns and hardly bends (the paper's first round)."""
 
-_SOFT = RegistrationConfig(joint_weight=0.2, scale_weight=100.0, compile="never")
+_SOFT = RegistrationConfig(joint_weight=0.2, scale_weight=100.0)
 """Then the best of them bends; stiffer than where a hundred points tell the pose."""
-
-_STIFF_STEPS, _SOFT_STEPS = 40, 100
 
 _TURNS = (0.0, 90.0, 180.0, 270.0)
 """Degrees about the vertical that the rest pose starts from."""
@@ -136,13 +133,9 @@ class Guesser:
         starts = self._starts(seen)
         count = len(starts.camera.scale)
         rows = torch.zeros(count, dtype=torch.long)
-        stiff, quality = register(
-            self.template, seen[rows], crop[rows], _STIFF, start=starts, steps=_STIFF_STEPS
-        )
+        stiff, quality = register(self.template, seen[rows], crop[rows], _STIFF, start=starts)
         best = int(quality.loss.argmin())
-        found, _ = register(
-            self.template, seen, crop, _SOFT, start=stiff[best : best + 1], steps=_SOFT_STEPS
-        )
+        found, _ = register(self.template, seen, crop, _SOFT, start=stiff[best : best + 1])
         return Fit(found, crop, self._distance(found, seen, crop))
 
     def _starts(self, seen: Observations) -> Estimate:

@@ -20,7 +20,8 @@ from deformlearn.camera import FACING_CAMERA, Camera
 from deformlearn.data.rotations import between, rotation_vector
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
-from deformlearn.render import rasterise, shade, vertex_normals
+from deformlearn.raster import rasterise, vertex_normals
+from deformlearn.render import shade
 from deformlearn.skeleton import PARENTS, SEGMENTS, JointSet
 
 POSES = ("rest", "spread")

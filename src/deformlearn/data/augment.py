@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -82,47 +82,85 @@ class Warp(TensorData):
         return self.zoom[:, None, None] * (points @ self.rotation.mT) + self.shift[:, None]
 
 
-def augment(
-    examples: Examples,
-    template: BodyTemplate,
-    config: AugmentConfig,
-    generator: torch.Generator,
-) -> Examples:
-    """The examples after every random change that `config` asks for.
+@dataclass(frozen=True, eq=False)
+class Views(TensorData):
+    """Every random change of a batch, drawn: one row an image."""
 
-    All random numbers come from `generator`, a CPU generator, so that a run on another device sees the
-    same views.
+    mirror: Bool[Tensor, "batch"]
+    """Left and right are exchanged."""
+    angle: Float[Tensor, "batch"]
+    """Turn in the image plane (radians, from x towards y)."""
+    zoom: Float[Tensor, "batch"]
+    shift: Float[Tensor, "batch 2"]
+    """After turn and zoom (image units)."""
+    contrast: Float[Tensor, "batch"]
+    tint: Float[Tensor, "batch 3"]
+    """Factor on each channel."""
+    brightness: Float[Tensor, "batch"]
+    hide: Bool[Tensor, "batch"]
+    """A rectangle hides a part."""
+    centre: Float[Tensor, "batch 2"]
+    half: Float[Tensor, "batch 2"]
+    """Its half sides (image units)."""
+    fill: Float[Tensor, "batch 3"]
+    """Its colour."""
+
+
+def draw(count: int, config: AugmentConfig, generator: torch.Generator) -> Views:
+    """The changes of `count` images that `config` asks for, all from one CPU generator.
+
+    Drawn apart from being made, so that every device, and every process that makes a share of a batch,
+    sees the same views.
     """
-    count, device = len(examples), examples.images.device
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(count, *shape, generator=generator).to(device)
+        return torch.randn(count, *shape, generator=generator)
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=generator).to(device)
+        return torch.rand(count, *shape, generator=generator)
 
-    coin, angle, zoom, shift = uniform() < 0.5, normal(), normal(), normal(2)
-    if config.mirror:
-        examples = where(coin, flipped(examples, template), examples)
-    warp = Warp.of(config.rotation * angle, (config.zoom * zoom).exp(), config.shift * shift)
-    examples = warped(examples, warp)
-    images = recoloured(
-        examples.images,
+    coin = uniform() < 0.5
+    return Views(
+        mirror=coin if config.mirror else torch.zeros_like(coin),
+        angle=config.rotation * normal(),
+        zoom=(config.zoom * normal()).exp(),
+        shift=config.shift * normal(2),
         contrast=1 + config.colour * normal(),
         tint=1 + config.colour / 2 * normal(3),
         brightness=config.colour / 4 * normal(),
+        hide=uniform() < config.occlusion,
+        centre=2 * uniform(2) - 1,
+        # A tenth to a half of the crop wide: from a hand to a leg or half the trunk.
+        half=0.1 + 0.4 * uniform(2),
+        fill=uniform(3),
     )
-    hide, centre, half, fill = uniform() < config.occlusion, uniform(2), uniform(2), uniform(3)
-    # A tenth to a half of the crop wide: from a hand to a leg or half the trunk.
-    hidden = occluded(images, 2 * centre - 1, 0.1 + 0.4 * half, fill)
-    return replace(examples, images=torch.where(hide[:, None, None, None], hidden, images))
+
+
+def augment(examples: Examples, template: BodyTemplate, views: Views) -> Examples:
+    """The examples after every change in `views`."""
+    warp = Warp.of(views.angle, views.zoom, views.shift)
+    labels = where(views.mirror, flipped_labels(examples.labels, template), examples.labels)
+    images = recoloured(
+        # One sampling both mirrors and warps: nothing is read twice.
+        resampled(examples.images, warp, views.mirror),
+        contrast=views.contrast,
+        tint=views.tint,
+        brightness=views.brightness,
+    )
+    # A rectangle without an inside hides nothing.
+    half = torch.where(views.hide[:, None], views.half, torch.zeros_like(views.half))
+    return Examples(occluded(images, views.centre, half, views.fill), warped_labels(labels, warp))
 
 
 def flipped(examples: Examples, template: BodyTemplate) -> Examples:
     """The mirror images: left and right are exchanged in every label."""
-    labels = examples.labels
-    flip = examples.images.new_tensor([-1.0, 1.0])
-    flip_3d = examples.images.new_tensor([-1.0, 1.0, 1.0])
+    return Examples(examples.images.flip(-1), flipped_labels(examples.labels, template))
+
+
+def flipped_labels(labels: Labels, template: BodyTemplate) -> Labels:
+    """The labels of the mirror images."""
+    flip = labels.keypoints.new_tensor([-1.0, 1.0])
+    flip_3d = labels.keypoints.new_tensor([-1.0, 1.0, 1.0])
     surface = labels.dense.surface
     key_mirror = list(joint_set(labels.joints).mirror)
     # The mirrored rest point itself, not the mirrored face: exact even where the mesh is not.
@@ -130,41 +168,50 @@ def flipped(examples: Examples, template: BodyTemplate) -> Examples:
         surface.rest * flip_3d, surface.weights[..., list(template.mirror_segments)]
     )
     segment_mirror = list(joint_set(SEGMENT_JOINTS).mirror)
-    return Examples(
-        examples.images.flip(-1),
-        replace(
-            labels,
-            dense=Correspondences(
-                labels.dense.pixels * flip, mirrored_surface, labels.dense.weights
-            ),
-            keypoints=labels.keypoints[:, key_mirror] * flip,
-            keypoint_weights=labels.keypoint_weights[:, key_mirror],
-            target=mirrored(template, labels.target),
-            joints_3d=labels.joints_3d[:, segment_mirror] * flip_3d,
-        ),
+    return replace(
+        labels,
+        dense=Correspondences(labels.dense.pixels * flip, mirrored_surface, labels.dense.weights),
+        keypoints=labels.keypoints[:, key_mirror] * flip,
+        keypoint_weights=labels.keypoint_weights[:, key_mirror],
+        target=mirrored(template, labels.target),
+        joints_3d=labels.joints_3d[:, segment_mirror] * flip_3d,
     )
 
 
 def warped(examples: Examples, warp: Warp) -> Examples:
     """The examples after a similarity of the image plane; uncovered pixels repeat the border."""
-    labels = examples.labels
+    return Examples(resampled(examples.images, warp), warped_labels(examples.labels, warp))
+
+
+def resampled(
+    images: Float[Tensor, "batch 3 rows columns"],
+    warp: Warp,
+    mirror: Bool[Tensor, "batch"] | None = None,
+) -> Float[Tensor, "batch 3 rows columns"]:
+    """The images after a warp, and before it after a flip where `mirror` holds."""
     back = warp.rotation.mT / warp.zoom[:, None, None]
-    # grid_sample asks where each new pixel was: x = R^T (x' - shift) / zoom.
-    matrix = torch.cat([back, -back @ warp.shift[..., None]], -1)
-    grid = functional.affine_grid(matrix, list(examples.images.shape), align_corners=False)
-    images = functional.grid_sample(
-        examples.images, grid, padding_mode="border", align_corners=False
-    )
+    start = (-back @ warp.shift[..., None])[..., 0]
+    if mirror is not None:
+        flip = torch.where(mirror, -1.0, 1.0)
+        back = torch.stack([back[:, 0] * flip[:, None], back[:, 1]], 1)
+        start = torch.stack([start[:, 0] * flip, start[:, 1]], -1)
+    # grid_sample asks where each new pixel was: x = R^T (x' - shift) / zoom, a sum over column and row.
+    rows, columns = (pixel_centres(size, images) for size in images.shape[-2:])
+    across = columns[:, None] * back[:, None, :, 0] + start[:, None]
+    down = rows[:, None] * back[:, None, :, 1]
+    grid = across[:, None] + down[:, :, None]
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def warped_labels(labels: Labels, warp: Warp) -> Labels:
+    """The labels of the warped images."""
     joints_xy = labels.joints_3d[..., :2] @ warp.rotation.mT
-    return Examples(
-        images,
-        replace(
-            labels,
-            dense=replace(labels.dense, pixels=warp(labels.dense.pixels)),
-            keypoints=warp(labels.keypoints),
-            target=turned_in_image(labels.target, warp.rotation, warp.zoom, warp.shift),
-            joints_3d=torch.cat([joints_xy, labels.joints_3d[..., 2:]], -1),
-        ),
+    return replace(
+        labels,
+        dense=replace(labels.dense, pixels=warp(labels.dense.pixels)),
+        keypoints=warp(labels.keypoints),
+        target=turned_in_image(labels.target, warp.rotation, warp.zoom, warp.shift),
+        joints_3d=torch.cat([joints_xy, labels.joints_3d[..., 2:]], -1),
     )
 
 
@@ -178,7 +225,7 @@ def recoloured(
     """Contrast about mid grey, a factor a channel, then brightness added; clipped to [0, 1]."""
     gain = contrast[:, None, None, None] * tint[..., None, None]
     offset = brightness[:, None, None, None] + 0.5 * (tint[..., None, None] - gain)
-    return (images * gain + offset).clamp(0, 1)
+    return torch.addcmul(offset, images, gain).clamp_(0, 1)
 
 
 def occluded(

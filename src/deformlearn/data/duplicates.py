@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deformlearn.data.shards import read_table
 from deformlearn.data.soundness import Rejected
+from deformlearn.data.tables import read_table
 from deformlearn.files import write_atomically
 
 

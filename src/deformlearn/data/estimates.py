@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from deformlearn.body import BodyParameters, BodyTemplate
 from deformlearn.camera import Camera, Crop
-from deformlearn.data.shards import read_table
+from deformlearn.data.tables import (
+    column,
+    lists,
+    opened,
+    read_batches,
+    read_ranges,
+    read_table,
+    row_count,
+    typed,
+    write_table,
+    written,
+)
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, Quality
-from deformlearn.files import write_atomically
+from deformlearn.files import AnyPath, whole_file
 
 CONVENTIONS = {
     "camera": "weak perspective x = s P(R X) + t, t added after the scale",
@@ -48,6 +62,10 @@ SCHEMA = pa.schema(
 )
 
 
+_WORDS = ("flag",)
+"""Columns whose values occur again and again."""
+
+
 @dataclass(frozen=True)
 class Estimates:
     """Estimates with the people they belong to."""
@@ -71,82 +89,170 @@ def flags_of(quality: Quality, crop: Crop) -> list[str]:
         (quality.reprojection_px > 0.05 * crop.half, "far from its observations"),
         (~quality.converged, "not converged"),
     )
-    return [
-        "; ".join(text for bad, text in reasons if bad[row]) or "ok" for row in range(len(quality))
+    # Bit i of a row's number says whether reason i holds; each number is put in words once.
+    numbers = sum(bad.cpu().numpy().astype(np.int64) << i for i, (bad, _) in enumerate(reasons))
+    texts = [
+        "; ".join(text for i, (_, text) in enumerate(reasons) if number >> i & 1) or "ok"
+        for number in range(2 ** len(reasons))
     ]
+    return np.array(texts, dtype=object)[numbers].tolist()
 
 
-def write_estimates(path: Path, estimates: Estimates, template: BodyTemplate) -> None:
+def write_estimates(path: AnyPath, estimates: Estimates, template: BodyTemplate) -> None:
     """Write estimates with the template's fingerprint and every convention they rest on."""
-    rows = len(estimates)
-    value = estimates.estimate
+    table = table_of(estimates)
+    write_table(path, table.replace_schema_metadata(about(template)), words=_WORDS)
+
+
+def table_of(estimates: Estimates) -> pa.Table:
+    """Estimates as a table of `SCHEMA`."""
+    rows, value, quality = len(estimates), estimates.estimate, estimates.quality
     columns = {
         "key": estimates.keys,
-        "pose": _lists(value.body.pose),
-        "scales": _lists(value.body.scales),
-        "rotation": _lists(value.camera.rotation()),
-        "translation": _lists(value.camera.translation),
+        "pose": lists(value.body.pose.flatten(1)),
+        "scales": lists(value.body.scales),
+        "rotation": lists(value.camera.rotation().flatten(1)),
+        "translation": lists(value.camera.translation),
         "scale": _numpy(value.camera.scale),
         "crop_x": _numpy(estimates.crop.centre[:, 0]),
         "crop_y": _numpy(estimates.crop.centre[:, 1]),
         "crop_half": _numpy(estimates.crop.half),
     }
-    quality = estimates.quality
-    for name in _QUALITY:
-        columns[name] = [None] * rows if quality is None else _numpy(getattr(quality, name))
-    columns["converged"] = [None] * rows if quality is None else _numpy(quality.converged)
+    for name in (*_QUALITY, "converged"):
+        unknown = pa.nulls(rows, SCHEMA.field(name).type)
+        columns[name] = unknown if quality is None else _numpy(getattr(quality, name))
     columns["flag"] = list(estimates.flags) or (
-        [None] * rows if quality is None else flags_of(quality, estimates.crop)
+        pa.nulls(rows, pa.string()) if quality is None else flags_of(quality, estimates.crop)
     )
-    meta = {"template": template.name, "fingerprint": template.fingerprint, **CONVENTIONS}
-    schema = SCHEMA.with_metadata({"deformlearn": json.dumps(meta)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
-    write_atomically(path, sink.getvalue().to_pybytes())
+    return pa.table(columns, schema=SCHEMA)
 
 
-def read_estimates(path: Path, template: BodyTemplate) -> Estimates:
+def about(template: BodyTemplate, **more: Any) -> dict[str, str]:
+    """The metadata of a file of estimates: the template, the conventions, and what else is known."""
+    known = {"template": template.name, "fingerprint": template.fingerprint, **CONVENTIONS, **more}
+    return {"deformlearn": json.dumps(known)}
+
+
+def read_about(path: AnyPath) -> dict[str, Any]:
+    """What a file of estimates says of itself; {} of another table."""
+    with opened(path) as file:
+        return json.loads((file.schema_arrow.metadata or {}).get(b"deformlearn", b"{}"))
+
+
+@contextlib.contextmanager
+def estimates_file(path: Path, metadata: dict[str, str]) -> Iterator[Callable[[pa.Table], None]]:
+    """Tables of estimates, one after the other, into one file that is whole when the block ends.
+
+    Each becomes a row group, so that no more than one is ever held.
+    """
+    schema = SCHEMA.with_metadata(metadata)
+    with whole_file(path) as file, pq.ParquetWriter(file, schema, **written(_WORDS)) as writer:
+        yield lambda table: writer.write_table(table.replace_schema_metadata(metadata))
+
+
+def join_estimates(
+    parts: Sequence[Path],
+    out: Path,
+    template: BodyTemplate,
+    *,
+    before: Path | None = None,
+    alone: Path | None = None,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write the rows of all parts as one file, a row group each.
+
+    With `before`, older fits of the same people, whoever's new loss is not lower keeps the older fit, bit
+    by bit; `alone` is then where the new ones are written all the same. `notes` join the metadata.
+    """
+    metadata = about(template, **(notes or {}))
+    with contextlib.ExitStack() as files:
+        write = files.enter_context(estimates_file(out, metadata))
+        beside = files.enter_context(estimates_file(alone, about(template))) if alone else None
+        lengths = [row_count(part) for part in parts]
+        ranges = [
+            range(stop - length, stop)
+            for length, stop in zip(lengths, accumulate(lengths), strict=True)
+        ]
+        older = None if before is None else _tables(before, template, ranges)
+        for part in parts:
+            table = _whole(part, template)
+            if beside is not None:
+                beside(table)
+            write(table if older is None else _better(table, next(older)))
+
+
+def _better(new: pa.Table, old: pa.Table) -> pa.Table:
+    """Row by row, whichever has the lower loss: `registration.keep_best` for tables."""
+    lower = new["loss"].to_numpy() < old["loss"].to_numpy()
+    rows = np.arange(len(new)) + np.where(lower, 0, len(new))
+    return pa.concat_tables([new, old]).take(pa.array(rows))
+
+
+def read_estimates(path: AnyPath, template: BodyTemplate) -> Estimates:
     """Read estimates; those of another template are refused."""
-    table = read_table(path, SCHEMA.names)
-    meta = json.loads((table.schema.metadata or {}).get(b"deformlearn", b"{}"))
+    return _estimates(_whole(path, template), template)
+
+
+def iterate_estimates(
+    path: AnyPath, template: BodyTemplate, rows: int | Sequence[range]
+) -> Iterator[Estimates]:
+    """The estimates of a file, so many rows at a time, or those of the given ranges in order.
+
+    However many there are, no more than one piece is held. Refuses another template as
+    `read_estimates` does.
+    """
+    return (_estimates(table, template) for table in _tables(path, template, rows))
+
+
+def _whole(path: AnyPath, template: BodyTemplate) -> pa.Table:
+    _check_template(path, template)
+    return typed(path, read_table(path, SCHEMA.names), SCHEMA)
+
+
+def _tables(
+    path: AnyPath, template: BodyTemplate, rows: int | Sequence[range]
+) -> Iterator[pa.Table]:
+    _check_template(path, template)
+    if isinstance(rows, int):
+        pieces = read_batches(path, SCHEMA.names, rows)
+    else:
+        pieces = read_ranges(path, rows, SCHEMA.names)
+    for table in pieces:
+        yield typed(path, table, SCHEMA)
+
+
+def _check_template(path: AnyPath, template: BodyTemplate) -> None:
+    meta = read_about(path)
     if meta.get("fingerprint") != template.fingerprint:
         raise InputError(
             f"{path} holds estimates of the template {meta.get('template')!r} "
             f"({meta.get('fingerprint')}), not of {template.name!r} ({template.fingerprint}); "
             f"load the template they were made with"
         )
+
+
+def _estimates(table: pa.Table, template: BodyTemplate) -> Estimates:
     joints = len(template.parents)
     camera = Camera(
-        _tensor(table, "rotation").unflatten(-1, (3, 3)),
-        _tensor(table, "translation").unflatten(-1, (2,)),
-        _tensor(table, "scale"),
+        column(table, "rotation").unflatten(-1, (3, 3)),
+        column(table, "translation").unflatten(-1, (2,)),
+        column(table, "scale"),
     )
     body = BodyParameters(
-        _tensor(table, "scales").unflatten(-1, (joints,)),
-        _tensor(table, "pose").unflatten(-1, (joints - 1, 3)),
+        column(table, "scales").unflatten(-1, (joints,)),
+        column(table, "pose").unflatten(-1, (joints - 1, 3)),
     )
     crop = Crop(
-        torch.stack([_tensor(table, "crop_x"), _tensor(table, "crop_y")], -1),
-        _tensor(table, "crop_half"),
+        torch.stack([column(table, "crop_x"), column(table, "crop_y")], -1),
+        column(table, "crop_half"),
     )
     quality = None
     if table["loss"].null_count == 0:
-        numbers = {name: _tensor(table, name) for name in _QUALITY}
-        quality = Quality(**numbers, converged=_tensor(table, "converged"))
+        numbers = {name: column(table, name) for name in _QUALITY}
+        quality = Quality(**numbers, converged=column(table, "converged"))
     flags = tuple(flag or "" for flag in table["flag"].to_pylist())
     return Estimates(table["key"].to_pylist(), Estimate(body, camera), crop, quality, flags)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
-
-
-def _lists(tensor: Tensor) -> list[np.ndarray]:
-    return list(_numpy(tensor.flatten(1)))
-
-
-def _tensor(table: pa.Table, name: str) -> Tensor:
-    column = table[name].combine_chunks()
-    if pa.types.is_list(column.type):
-        return torch.from_numpy(column.flatten().to_numpy().copy()).reshape(len(column), -1)
-    return torch.from_numpy(column.to_numpy(zero_copy_only=False).copy())

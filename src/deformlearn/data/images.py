@@ -1,29 +1,39 @@
-"""Person crops as pixels: decoded, cut, resized, and the unreadable ones listed."""
+"""Person crops as pixels: decoded, cut, resized, in memory or mapped; the unreadable ones listed."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
+import json
 import math
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from deformlearn.camera import Crop
-from deformlearn.data.shards import People, read_images
+from deformlearn.data.shards import People, read_images, shards
 from deformlearn.errors import InputError
+from deformlearn.files import AnyPath, whole_file, write_atomically
 
 _LARGEST_CROP = 20_000
 """Longest side of a crop (px); beyond it a box is a mistake, and cutting it would fill the memory."""
 
 _IN_FLIGHT = 1024
 """Encoded images held at once."""
+
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux says how much memory a container has ("max": as much as the machine)."""
 
 
 @dataclass(frozen=True)
@@ -47,42 +57,161 @@ class Images:
 
 
 def load_images(
-    folder: Path, split: str, people: People, size: int, *, workers: int | None = None
+    folder: AnyPath,
+    split: str,
+    people: People,
+    size: int,
+    *,
+    workers: int | None = None,
+    cache: Path | None = None,
+    in_memory: int | None = None,
 ) -> Images:
     """The crop of each of these people of a split as `size` x `size` RGB, decoded by `workers` threads.
 
     Images that are stored whole, beside the data set, are cut by `people.crop`. A truncated, missing or
     foreign image costs its row, not the run; not one readable image is an InputError.
+
+    More than `in_memory` bytes of pixels (a quarter of the machine's memory) are decoded into a file in
+    the folder `cache`, if one is given, and mapped from there: they may be more than the memory holds.
+    The next call takes the file as it is, unless a shard or the people have changed.
     """
+    source = _Source(folder, split, people, size, workers)
+    limit = _memory() // 4 if in_memory is None else in_memory
+    if cache is not None and len(people) * source.image_bytes > limit:
+        return _mapped(source, cache)
     pixels = torch.empty(len(people), 3, size, size, dtype=torch.uint8)
-    row_of = {key: row for row, key in enumerate(people.keys)}
-    failures: dict[int, Unreadable] = {}
+    count = 0
+    failures: dict[int, str] = {}
+    for several in source.decoded(failures):
+        pixels[count : count + len(several)] = several
+        count += len(several)
+    return source.images(pixels[:count], failures)
 
-    def decode(stored: tuple[str, bytes | None, str]) -> None:
-        key, image, path = stored
-        row = row_of[key]
-        try:
-            if image is not None:
-                pixels[row] = decode_image(image, size)
-            else:
-                pixels[row] = decode_image(folder / path, size, people.crop[row])
-        except InputError as error:
-            failures[row] = Unreadable(key, str(error))
 
-    stored = read_images(folder, split, people.keys)
-    with ThreadPoolExecutor(workers) as pool:
-        while several := list(islice(stored, _IN_FLIGHT)):
-            list(pool.map(decode, several))
-    rows = torch.tensor([row for row in range(len(people)) if row not in failures])
-    unreadable = tuple(failures[row] for row in sorted(failures))
-    if len(rows) == 0:
-        first = f"; {unreadable[0].key}: {unreadable[0].reason}" if unreadable else ""
-        raise InputError(f"{folder} has no readable image in the split {split!r}{first}")
-    return Images(pixels[rows] if failures else pixels, rows, unreadable)
+@dataclass(frozen=True)
+class _Source:
+    """Where the pixels of a split come from."""
+
+    folder: AnyPath
+    split: str
+    people: People
+    size: int
+    workers: int | None
+
+    @property
+    def image_bytes(self) -> int:
+        return 3 * self.size * self.size
+
+    def decoded(self, failures: dict[int, str]) -> Iterator[UInt8[Tensor, "some 3 size size"]]:
+        """The readable images in order, some at a time; why the others are not is left in `failures`.
+
+        Not one readable image is an InputError.
+        """
+        row_of: dict[str, int] = {}
+        for row, key in enumerate(self.people.keys):
+            row_of.setdefault(key, row)
+        missing = set(range(len(self.people)))
+
+        def decode(stored: tuple[str, bytes | None, str]) -> Tensor | str:
+            key, image, path = stored
+            row = row_of[key]
+            try:
+                if image is not None:
+                    return decode_image(image, self.size)
+                return decode_image(self.folder / path, self.size, self.people.crop[row])
+            except InputError as error:
+                return str(error)
+
+        stored = read_images(self.folder, self.split, self.people.keys)
+        with ThreadPoolExecutor(self.workers) as pool:
+            while several := list(islice(stored, _IN_FLIGHT)):
+                good = []
+                for (key, _, _), found in zip(several, pool.map(decode, several), strict=True):
+                    row = row_of[key]
+                    if row not in missing:
+                        continue  # of two people with one key the first has the image
+                    missing.discard(row)
+                    if isinstance(found, str):
+                        failures[row] = found
+                    else:
+                        good.append(found)
+                if good:
+                    yield torch.stack(good)
+        failures |= dict.fromkeys(missing, "its shard has gone, or holds another image by that key")
+        if len(failures) == len(self.people):
+            first = min(failures)
+            raise InputError(
+                f"{self.folder} has no readable image in the split {self.split!r}; "
+                f"{self.people.keys[first]}: {failures[first]}"
+            )
+
+    def images(self, pixels: Tensor, failures: dict[int, str]) -> Images:
+        """The decoded pixels, and which people they are of."""
+        unreadable = tuple(
+            Unreadable(self.people.keys[row], failures[row]) for row in sorted(failures)
+        )
+        rows = torch.tensor([row for row in range(len(self.people)) if row not in failures])
+        return Images(pixels, rows, unreadable)
+
+    def digest(self) -> str:
+        """Changes with the people, their crops and the shards their images are in."""
+        found = hashlib.sha256("\0".join(self.people.keys).encode())
+        for tensor in self.people.crop.tensors():
+            found.update(tensor.contiguous().numpy().tobytes())
+        for shard in shards(self.folder, "observations", self.split):
+            state = shard.stat()
+            found.update(f"{shard.name} {state.st_size} {state.st_mtime}\0".encode())
+        return found.hexdigest()[:16]
+
+
+def _mapped(source: _Source, cache: Path) -> Images:
+    """The images in a file: taken as it is if it is this split's, else decoded into it."""
+    name = f"{source.split}-{source.size}px"
+    pixels, notes = cache / f"{name}.pixels", cache / f"{name}.json"
+    digest = source.digest()
+    kept = _read_notes(notes)
+    wanted = kept.get("images", 0) * source.image_bytes
+    whole = wanted and pixels.exists() and pixels.stat().st_size == wanted
+    if kept.get("digest") != digest or not whole:
+        failures: dict[int, str] = {}
+        count = 0
+        notes.unlink(missing_ok=True)
+        for left_over in cache.glob(f".{name}.pixels.*.part"):
+            left_over.unlink(missing_ok=True)
+        with whole_file(pixels) as file:
+            for several in source.decoded(failures):
+                file.write(several.numpy().data)
+                count += len(several)
+        kept = {"digest": digest, "images": count, "failures": failures}
+        # Last: while there are no notes, the pixels are not believed.
+        write_atomically(notes, json.dumps(kept).encode())
+    count = kept["images"]
+    # Private: what is written to the tensor would not reach the file.
+    flat = torch.from_file(
+        str(pixels), shared=False, size=count * source.image_bytes, dtype=torch.uint8
+    )
+    failures = {int(row): reason for row, reason in kept["failures"].items()}
+    return source.images(flat.view(count, 3, source.size, source.size), failures)
+
+
+def _read_notes(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or its container's."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):
+        sizes.append(int(_CONTAINER.read_text()))
+    return min(sizes)
 
 
 def decode_image(
-    source: bytes | Path, size: int, crop: Crop | None = None
+    source: bytes | AnyPath, size: int, crop: Crop | None = None
 ) -> UInt8[Tensor, "3 size size"]:
     """One image, or the square `crop` of it, as `size` x `size` RGB; black beyond the image.
 
@@ -91,13 +220,15 @@ def decode_image(
     return to_pixels(open_image(source), size, crop)
 
 
-def open_image(source: bytes | Path, *, upright: bool = False) -> Image.Image:
+def open_image(source: bytes | AnyPath, *, upright: bool = False) -> Image.Image:
     """The decoded RGB image; `upright` obeys the camera's orientation tag (EXIF).
 
     Labels of public data sets refer to the pixels as stored, so only new photographs are turned.
     """
     name = "the image" if isinstance(source, bytes) else str(source)
     try:
+        if not isinstance(source, (bytes, Path)):
+            source = source.read_bytes()  # an object store
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             turned = ImageOps.exif_transpose(image) if upright else image
             return turned.convert("RGB")
@@ -105,7 +236,10 @@ def open_image(source: bytes | Path, *, upright: bool = False) -> Image.Image:
         raise InputError(f"{name} does not exist") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow reports broken files by any of these.
-        raise InputError(f"{name} cannot be decoded ({error})") from error
+        # Its own message would name an address in memory.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no known image format" if unknown else error
+        raise InputError(f"{name} cannot be decoded ({reason})") from error
 
 
 def to_pixels(

@@ -111,8 +111,9 @@ def annotate(
     segments = surface.segments(faces, barycentric)
     weight = 1 / np.sqrt(np.bincount(segments, minlength=len(SEGMENTS))[segments])
     # The largest of log(weight) + Gumbel noise are a weighted draw without replacement.
-    order = np.argsort(-(np.log(weight) + random.gumbel(size=len(weight))), kind="stable")
-    chosen = order[:count]
+    rank = -(np.log(weight) + random.gumbel(size=len(weight)))
+    first = np.argpartition(rank, count)[:count] if count < len(rank) else np.arange(len(rank))
+    chosen = first[np.argsort(rank[first])]
     return Labels(pixels[chosen], faces[chosen], barycentric[chosen], keypoints)
 
 

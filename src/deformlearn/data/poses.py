@@ -195,10 +195,9 @@ _HEAD_RADIUS, _HEAD_TOP, _NECK_RADIUS = 0.085, (0.0, 0.09, 0.02), 0.06
 
 def capsule_radii(body: RestBody) -> Float[np.ndarray, "capsules"]:
     """How thick this person is around the axis of each capsule (metres)."""
-    vertices = body.vertices()
     radii = []
     for start, end, owners, quantile in _CAPSULES:
-        mine = vertices[body.rig.owned_by(owners)]
+        mine = body.rig.part(owners, body.shape)
         if "." in start:  # of a pair of limbs the left one is measured
             mine, start, end = mine[mine[:, 0] > 0], start[:-1] + "L", end[:-1] + "L"
         away = _distance(mine, body.head(start), body.head(end))

@@ -1,8 +1,8 @@
 """The Anny rig as a puppet: bodies of a given build, forward kinematics, reaching with arms and legs.
 
 Everything is in template axes (y up, facing +z, the person's left at +x), in metres, one person at a
-time. Rotations are relative to the parent, in those same axes: with all of them the identity, the
-body stands in Anny's own A-pose.
+time (`crowd` skins many). Rotations are relative to the parent, in those same axes: with all of them
+the identity, the body stands in Anny's own A-pose.
 """
 
 from __future__ import annotations
@@ -94,11 +94,14 @@ def random_build(random: np.random.Generator) -> Build:
 
 
 class Rig:
-    """Anny's bones, mesh and skinning weights; makes bodies and poses them."""
+    """Anny's bones, mesh and skinning weights, in template axes; makes bodies to be posed.
+
+    Float64 throughout: then every device puts every vertex at the same float32 position, and a pixel
+    sees the same face wherever it is drawn (docs/decisions/0006).
+    """
 
     def __init__(self) -> None:
-        model = anny_model().to(torch.float32)
-        model.set_skinning_method("lbs")
+        model = anny_model()
         self._model = model
         self.labels: tuple[str, ...] = tuple(model.bone_labels)
         self.parents: tuple[int, ...] = tuple(model.bone_parents)
@@ -107,7 +110,20 @@ class Rig:
         self.weights = model.dense_vertex_bone_weights
         self._owner = self.weights.argmax(1).numpy()
         self._owned: dict[tuple[str, ...], np.ndarray] = {}
-        self._identity = torch.eye(4).expand(1, len(self.labels), 4, 4)
+        axes = torch.from_numpy(ANNY_TO_TEMPLATE)
+        self.mean = model.template_vertices @ axes.T
+        """Vertices of the body without any blend shape (vertices, 3)."""
+        self.blendshapes = model.blendshapes @ axes.T
+        """What each coefficient adds to it (coefficients, vertices, 3)."""
+        heads, shapes = model.template_bone_heads, model.bone_heads_blendshapes
+        self._heads, self._heads_by_shape = ((x @ axes.T).numpy() for x in (heads, shapes))
+        matrices, shapes = (
+            model.bone_template_orientation_matrices,
+            model.bone_orientation_blendshapes,
+        )
+        self._turns, self._turns_by_shape = (x.flatten(-3).numpy() for x in (matrices, shapes))
+        self._stance = model.reference_bone_orientations.numpy()
+        self._parts: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
 
     def owned_by(self, names: tuple[str, ...]) -> np.ndarray:
         """Indices of the vertices that follow most a bone whose label begins with one of `names`."""
@@ -119,26 +135,33 @@ class Rig:
     @torch.no_grad()
     def body(self, build: Build) -> RestBody:
         """A person of this build, at rest."""
-        coefficients = self._model.get_phenotype_blendshape_coefficients(**build.phenotype())
-        rest = self._model.get_rest_model(coefficients)
-        _, bones = self._model.get_bone_transforms(self._identity, rest["rest_bone_poses"])
-        heads = bones[0, :, :3, 3].double().numpy() @ ANNY_TO_TEMPLATE.T
-        return RestBody(self, rest, heads)
+        shape = self._model.get_phenotype_blendshape_coefficients(**build.phenotype())[0].numpy()
+        rest = self._heads + np.tensordot(shape, self._heads_by_shape, 1)
+        # How Anny turns each bone with the shape of the flesh around it: the rotation nearest to a
+        # matrix that is linear in the shape (its `special_procrustes`).
+        moved = (self._turns + shape @ self._turns_by_shape).reshape(-1, 3, 3)
+        left, _, right = np.linalg.svd(moved)
+        left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
+        flesh = self._stance @ np.swapaxes(left @ right, 1, 2)
+        stance = ANNY_TO_TEMPLATE @ flesh @ ANNY_TO_TEMPLATE.T
+        heads = rest.copy()
+        for bone, parent in enumerate(self.parents):
+            if parent >= 0:
+                reach = rest[bone] - rest[parent]
+                heads[bone] = heads[parent] + (stance[parent] @ reach if parent else reach)
+        heads -= heads[0]
+        return RestBody(self, shape, rest, stance, heads)
 
-    @torch.no_grad()
-    def skin(
-        self, body: RestBody, rotations: Float[np.ndarray, "bones 3 3"]
-    ) -> tuple[Float[torch.Tensor, "vertices 3"], Float[torch.Tensor, "bones 3"]]:
-        """Vertices and bone heads of the posed body."""
-        pose = self._identity.clone()
-        turned = ANNY_TO_TEMPLATE.T @ rotations @ ANNY_TO_TEMPLATE
-        pose[0, :, :3, :3] = torch.from_numpy(turned).float()
-        transforms, bones = self._model.get_bone_transforms(pose, body.rest["rest_bone_poses"])
-        vertices = self._model.get_skinned_vertices(
-            bone_transforms=transforms, rest_vertices=body.rest["rest_vertices"]
-        )
-        axes = torch.from_numpy(ANNY_TO_TEMPLATE).float()
-        return vertices[0] @ axes.T, bones[0, :, :3, 3] @ axes.T
+    def part(
+        self, names: tuple[str, ...], shape: Float[np.ndarray, "coefficients"]
+    ) -> Float[np.ndarray, "some 3"]:
+        """Vertices at rest of a body of this shape that follow the named bones most (`owned_by`)."""
+        if names not in self._parts:
+            mine = torch.from_numpy(self.owned_by(names))
+            by_shape = self.blendshapes[:, mine].flatten(1).contiguous().numpy()
+            self._parts[names] = self.mean[mine].numpy(), by_shape
+        mean, by_shape = self._parts[names]
+        return mean + (shape @ by_shape).reshape(-1, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,14 +169,14 @@ class RestBody:
     """One person before posing."""
 
     rig: Rig
-    rest: dict[str, torch.Tensor]
-    """Anny's own description of the person at rest."""
+    shape: Float[np.ndarray, "coefficients"]
+    """Anny's blend shape coefficients."""
+    rest: Float[np.ndarray, "bones 3"]
+    """Where each bone begins in the mesh at rest."""
+    stance: Float[np.ndarray, "bones 3 3"]
+    """How each bone turns from the mesh at rest to the A-pose."""
     heads: Float[np.ndarray, "bones 3"]
     """Where each bone begins in the A-pose."""
-
-    def vertices(self) -> Float[np.ndarray, "vertices 3"]:
-        """The resting mesh."""
-        return self.rest["rest_vertices"][0].numpy() @ ANNY_TO_TEMPLATE.T.astype(np.float32)
 
     @property
     def size(self) -> float:

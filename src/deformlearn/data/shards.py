@@ -3,26 +3,36 @@
 DATA/dataset.json                     what the whole set shares
 DATA/observations/<split>-00000.parquet   what training may see
 DATA/truth/<split>-00000.parquet          3D truth, read by evaluation only
+
+DATA may be a local folder or a place in an object store (`files.place`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
 from deformlearn.data.soundness import Rejected, problems
+from deformlearn.data.tables import (
+    column,
+    facts,
+    padded,
+    read_batches,
+    read_table,
+    typed,
+    write_table,
+)
 from deformlearn.errors import InputError
-from deformlearn.files import write_atomically
+from deformlearn.files import AnyPath, write_atomically
 from deformlearn.observations import Observations
 from deformlearn.skeleton import joint_set
 
@@ -52,6 +62,8 @@ OBSERVATION_SCHEMA = pa.schema(
         ("keypoint_weight", _FLOATS),
     ]
 )
+SEEN = [name for name in OBSERVATION_SCHEMA.names if name not in ("image", "image_path")]
+"""Columns of everything but the pixels."""
 TRUTH_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -157,12 +169,12 @@ class Truth:
         return Truth(keys, self.landmark_names, self.landmarks_mm[index], vertices)
 
 
-def write_info(folder: Path, info: DatasetInfo) -> None:
+def write_info(folder: AnyPath, info: DatasetInfo) -> None:
     """Write dataset.json."""
     write_atomically(folder / "dataset.json", json.dumps(asdict(info), indent=2).encode())
 
 
-def read_info(folder: Path) -> DatasetInfo:
+def read_info(folder: AnyPath) -> DatasetInfo:
     """Read dataset.json; says what a data set folder is where there is none."""
     path = folder / "dataset.json"
     if not path.is_file():
@@ -181,14 +193,15 @@ def read_info(folder: Path) -> DatasetInfo:
     return info
 
 
-def write_rows(folder: Path, split: str, shard: int, rows: Sequence[Row]) -> Path:
+def write_rows(folder: AnyPath, split: str, shard: int, rows: Sequence[Row]) -> AnyPath:
     """Write one shard of observations; complete or not at all."""
-    return _write_table(folder / "observations" / f"{split}-{shard:05d}.parquet", table_of(rows))
+    path = folder / "observations" / f"{split}-{shard:05d}.parquet"
+    return write_table(path, table_of(rows), words=("subject", "action", "camera", "image_path"))
 
 
 def people_of(rows: Sequence[Row], info: DatasetInfo) -> People:
     """Rows as people in memory, without a file in between; they must be sound."""
-    return _people(table_of(rows), info, [])
+    return people_in(table_of(rows), info, [])
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
@@ -221,7 +234,7 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
     return pa.table(columns, schema=OBSERVATION_SCHEMA)
 
 
-def write_truth(folder: Path, split: str, shard: int, rows: Sequence[TruthRow]) -> Path:
+def write_truth(folder: AnyPath, split: str, shard: int, rows: Sequence[TruthRow]) -> AnyPath:
     """Write one shard of truth, apart from what training may see."""
     vertices = [
         None if row.vertices_mm is None else np.round(row.vertices_mm * 10).astype(np.int16).ravel()
@@ -235,18 +248,18 @@ def write_truth(folder: Path, split: str, shard: int, rows: Sequence[TruthRow]) 
         },
         schema=TRUTH_SCHEMA,
     )
-    return _write_table(folder / "truth" / f"{split}-{shard:05d}.parquet", table)
+    return write_table(folder / "truth" / f"{split}-{shard:05d}.parquet", table)
 
 
-def splits(folder: Path) -> list[str]:
+def splits(folder: AnyPath) -> list[str]:
     """Names of the splits that have at least one shard."""
-    found = {path.name.rsplit("-", 1)[0] for path in (folder / "observations").glob("*.parquet")}
-    return sorted(found)
+    return sorted({_split_of(path) for path in (folder / "observations").glob("*.parquet")})
 
 
-def shards(folder: Path, kind: str, split: str) -> list[Path]:
+def shards(folder: AnyPath, kind: str, split: str) -> list[AnyPath]:
     """The shards of a split, in order; none is an error that names the splits there are."""
-    paths = sorted((folder / kind).glob(f"{split}-*.parquet"))
+    found = (path for path in (folder / kind).glob("*.parquet") if _split_of(path) == split)
+    paths = sorted(found, key=lambda path: path.name)
     if not paths:
         raise InputError(
             f"{folder} has no {kind} for the split {split!r}; "
@@ -255,54 +268,73 @@ def shards(folder: Path, kind: str, split: str) -> list[Path]:
     return paths
 
 
-def read_people(folder: Path, split: str, template: BodyTemplate | None = None) -> People:
+def _split_of(path: AnyPath) -> str:
+    return path.name.rsplit("-", 1)[0]
+
+
+def fingerprint(folder: AnyPath, split: str) -> dict[str, dict[str, int | None]]:
+    """What tells this version of a split's shards from any other: `tables.facts` by the file's name.
+
+    Only footers are read: a thousand shards take a second.
+    """
+    return {path.name: facts(path) for path in shards(folder, "observations", split)}
+
+
+def read_people(folder: AnyPath, split: str, template: BodyTemplate | None = None) -> People:
     """All sound people of a split, without pixels; the others are named in `rejected`.
 
     With a template, one that the data set was not made for is refused and faces are checked.
     A split without a single sound row is an InputError.
     """
+    info = info_for(folder, template)
+    tables, rejected = [], []
+    for path in shards(folder, "observations", split):
+        try:
+            table = typed(path, read_table(path, SEEN), OBSERVATION_SCHEMA)
+        except InputError as error:
+            rejected.append(Rejected(path.name, str(error)))
+            continue
+        bad = problems(table, info.joints, None if template is None else len(template.faces))
+        rejected += [
+            Rejected(f"{path.name} row {row} ({table['key'][row].as_py()})", reason)
+            for row, reason in sorted(bad.items())
+        ]
+        good = np.setdiff1d(np.arange(len(table)), list(bad))
+        tables.append(table.take(pa.array(good)) if bad else table)
+    if not any(len(table) for table in tables):
+        first = f"; {rejected[0].where}: {rejected[0].reason}" if rejected else ""
+        raise InputError(f"{folder} has no usable row in the split {split!r}{first}")
+    return people_in(pa.concat_tables(tables), info, rejected)
+
+
+def info_for(folder: AnyPath, template: BodyTemplate | None) -> DatasetInfo:
+    """A data set's description; one that was made for another template is refused."""
     info = read_info(folder)
     if template is not None and info.fingerprint != template.fingerprint:
         raise InputError(
             f"{folder} was made for the template {info.template!r} ({info.fingerprint}), "
             f"not for {template.name!r} ({template.fingerprint}); load the template it names"
         )
-    columns = [name for name in OBSERVATION_SCHEMA.names if name not in ("image", "image_path")]
-    tables, rejected = [], []
-    for path in shards(folder, "observations", split):
-        try:
-            table = read_table(path, columns)
-        except InputError as error:
-            rejected.append(Rejected(path.name, str(error)))
-            continue
-        bad = problems(table, info.joints, None if template is None else len(template.faces))
-        for row, reason in sorted(bad.items()):
-            key = table["key"][row].as_py()
-            rejected.append(Rejected(f"{path.name} row {row} ({key})", reason))
-        good = [row for row in range(len(table)) if row not in bad]
-        tables.append(table.take(pa.array(good, pa.int64())))
-    if not any(len(table) for table in tables):
-        first = f"; {rejected[0].where}: {rejected[0].reason}" if rejected else ""
-        raise InputError(f"{folder} has no usable row in the split {split!r}{first}")
-    return _people(pa.concat_tables(tables), info, rejected)
+    return info
 
 
-def _people(table: pa.Table, info: DatasetInfo, rejected: list[Rejected]) -> People:
-    x, y = _padded(table, "point_x"), _padded(table, "point_y")
-    u, v = _padded(table, "point_u"), _padded(table, "point_v")
+def people_in(table: pa.Table, info: DatasetInfo, rejected: list[Rejected]) -> People:
+    """The rows of a table of observations as people; they must be sound."""
+    x, y = padded(table, "point_x"), padded(table, "point_y")
+    u, v = padded(table, "point_u"), padded(table, "point_v")
     crop = Crop(
-        torch.stack([_column(table, "crop_x"), _column(table, "crop_y")], -1),
-        _column(table, "crop_half"),
+        torch.stack([column(table, "crop_x"), column(table, "crop_y")], -1),
+        column(table, "crop_half"),
     )
-    keypoints = torch.stack([_padded(table, "keypoint_x"), _padded(table, "keypoint_y")], -1)
+    keypoints = torch.stack([padded(table, "keypoint_x"), padded(table, "keypoint_y")], -1)
     unknown = torch.zeros(keypoints.shape[:2])
     observations = Observations(
         points=crop.to_image_units(torch.stack([x, y], -1)),
-        faces=_padded(table, "point_face").long(),
+        faces=padded(table, "point_face").long(),
         barycentric=torch.stack([u, v, 1 - u - v], -1),
-        point_weights=_padded(table, "point_weight"),
+        point_weights=padded(table, "point_weight"),
         keypoints=crop.to_image_units(keypoints),
-        keypoint_weights=_padded(table, "keypoint_weight"),
+        keypoint_weights=padded(table, "keypoint_weight"),
         depths=unknown,
         depth_weights=unknown.clone(),
         joints=info.joints,
@@ -319,7 +351,7 @@ def _people(table: pa.Table, info: DatasetInfo, rejected: list[Rejected]) -> Peo
     )
 
 
-def read_truth(folder: Path, split: str, keys: Sequence[str] | None = None) -> Truth:
+def read_truth(folder: AnyPath, split: str, keys: Sequence[str] | None = None) -> Truth:
     """3D truth of a split, of the people named by `keys` in their order; for evaluation only."""
     info = read_info(folder)
     table = pa.concat_tables(
@@ -333,15 +365,15 @@ def read_truth(folder: Path, split: str, keys: Sequence[str] | None = None) -> T
                 f"{folder} has no truth for {len(missing)} people of {split!r}, {missing[0]!r} first"
             )
         table = table.take([place[key] for key in keys])
-    landmarks = _padded(table, "landmarks_mm").unflatten(-1, (len(info.landmarks), 3))
+    landmarks = padded(table, "landmarks_mm").unflatten(-1, (len(info.landmarks), 3))
     vertices = None
     if table["vertices_tenth_mm"].null_count == 0:
-        vertices = _padded(table, "vertices_tenth_mm").unflatten(-1, (-1, 3)) / 10
+        vertices = padded(table, "vertices_tenth_mm").unflatten(-1, (-1, 3)) / 10
     return Truth(table["key"].to_pylist(), info.landmarks, landmarks, vertices)
 
 
 def read_images(
-    folder: Path, split: str, keys: Sequence[str] | None = None
+    folder: AnyPath, split: str, keys: Sequence[str] | None = None
 ) -> Iterator[tuple[str, bytes | None, str]]:
     """Key, encoded crop (or None) and image path of every person, or of those named by `keys`.
 
@@ -350,44 +382,9 @@ def read_images(
     """
     wanted = None if keys is None else set(keys)
     for path in shards(folder, "observations", split):
-        try:
-            table = read_table(path, ["key", "image", "image_path"])
-        except InputError:
-            continue
-        for row in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-            if wanted is None or row[0] in wanted:
-                yield row
-
-
-def read_table(path: Path, columns: list[str]) -> pa.Table:
-    """The named columns of one shard; a truncated or foreign file is an InputError."""
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} is not a whole Parquet shard ({reason}); "
-            f"write it again, or delete it to go on without its rows"
-        ) from error
-
-
-def _write_table(path: Path, table: pa.Table) -> Path:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomically(path, sink.getvalue().to_pybytes())
-    return path
-
-
-def _column(table: pa.Table, name: str) -> Tensor:
-    return torch.from_numpy(table[name].to_numpy().copy())
-
-
-def _padded(table: pa.Table, name: str) -> Tensor:
-    """A list column as (rows, longest), zeros where a row is shorter."""
-    column = table[name].combine_chunks()
-    lengths = torch.from_numpy(np.diff(column.offsets.to_numpy()).astype(np.int64))
-    flat = torch.from_numpy(column.flatten().to_numpy().copy())
-    width = int(lengths.max()) if len(lengths) else 0
-    padded = flat.new_zeros(len(lengths), max(width, 1))
-    padded[torch.arange(padded.shape[1]) < lengths[:, None]] = flat
-    return padded
+        with contextlib.suppress(InputError):
+            for table in read_batches(path, ["key", "image", "image_path"]):
+                texts = (table[name].to_pylist() for name in table.column_names)
+                for row in zip(*texts, strict=True):
+                    if wanted is None or row[0] in wanted:
+                        yield row

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from deformlearn.data.tables import repeated
 from deformlearn.skeleton import joint_set
 
 _POINT_COLUMNS = ("point_x", "point_y", "point_face", "point_u", "point_v", "point_weight")
@@ -35,19 +37,15 @@ def problems(table: pa.Table, joints: str, faces: int | None) -> dict[int, str]:
     `faces` is the number of faces of the template; None leaves their range unchecked. Every check looks
     at all rows at once.
     """
-    rows = len(table)
     found: dict[int, str] = {}
 
     def report(bad: np.ndarray, reason: str) -> None:
         for row in np.flatnonzero(bad):
             found.setdefault(int(row), reason)
 
-    keys = np.array(table["key"].to_pylist(), dtype=object)
-    report(np.array([not key for key in keys], dtype=bool), "no key")
-    _, first = np.unique(keys.astype(str), return_index=True)
-    again = np.ones(rows, dtype=bool)
-    again[first] = False
-    report(again, "the key stands twice")
+    keys = table["key"].combine_chunks().fill_null("")
+    report(pc.equal(keys, "").to_numpy(zero_copy_only=False), "no key")
+    report(repeated(keys), "the key stands twice")
     for name in (*_POINT_COLUMNS, *_KEYPOINT_COLUMNS, "crop_x", "crop_y", "crop_half"):
         report(table[name].is_null().to_numpy(), f"no {name}")
     centre = np.stack([_floats(table, name) for name in ("crop_x", "crop_y", "crop_half")])
@@ -94,7 +92,9 @@ def _lengths(table: pa.Table, name: str) -> np.ndarray:
 def _any(table: pa.Table, name: str, test, *, count: bool = False) -> np.ndarray:
     """Whether (or, with `count`, how often) a test holds in each row's list."""
     column = table[name].combine_chunks()
-    hits = test(column.flatten().to_numpy(zero_copy_only=False)).astype(np.int64)
+    hits = test(column.flatten().to_numpy(zero_copy_only=False))
+    if not hits.any():  # as a rule: no bad value at all
+        return np.zeros(len(column), np.int64 if count else bool)
     sums = np.concatenate([[0], np.cumsum(hits)])
     offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
     totals = sums[offsets[1:]] - sums[offsets[:-1]]

@@ -1,4 +1,4 @@
-"""Who stands where: the body, pose, clothes, place, camera and light of each synthetic image.
+"""Who stands where, drawn at random: body, pose, clothes, place, camera and light of each image.
 
 `wild` images show a new person each, seen from anywhere. `lab` images show seven people who keep their
 bodies and clothes, in one room, doing fifteen actions before four fixed cameras, as in Human3.6M.
@@ -10,34 +10,21 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from deformlearn import templates
 from deformlearn.body import BodyTemplate
 from deformlearn.config import SyntheticConfig
 from deformlearn.data.cloth import fabric
+from deformlearn.data.crowd import Figure
+from deformlearn.data.darkroom import Film, random_film
 from deformlearn.data.labels import Surface
-from deformlearn.data.poses import ACTIONS, SEATED, Pose, random_pose
-from deformlearn.data.posing import SEGMENT_BONES, Rig, random_build
+from deformlearn.data.outfits import Outfit, random_outfit
+from deformlearn.data.poses import ACTIONS, SEATED, random_pose
+from deformlearn.data.posing import Rig, random_build
 from deformlearn.data.rotations import UP, about
-from deformlearn.data.scenery import (
-    MARGIN,
-    Light,
-    Place,
-    Scene,
-    View,
-    box,
-    framed,
-    looking,
-    random_light,
-    random_place,
-)
-from deformlearn.data.wardrobe import Outfit, Wardrobe, random_outfit
-
-FOCAL = 8.0
-"""Focal length of wild views over the side of the crop: a person photographed from some 15 m."""
+from deformlearn.data.scenery import Light, Place, looking, random_light, random_place
+from deformlearn.data.wardrobe import Wardrobe
 
 TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")
 TEST_SUBJECTS = ("S9", "S11")
@@ -95,22 +82,53 @@ def random_stream(config: SyntheticConfig, *key: str | int) -> np.random.Generat
     return np.random.default_rng([config.seed % 2**63, *words])
 
 
+@dataclass(frozen=True)
+class Chair:
+    """What a seated person sits on (metres)."""
+
+    width: float
+    depth: float
+    solid: bool
+    """A crate, not a stool."""
+    back: float
+    """Height of its back; 0 without one."""
+
+
+def random_chair(random: np.random.Generator) -> Chair:
+    """A stool, crate or chair."""
+    width, depth = random.uniform(0.38, 0.52), random.uniform(0.36, 0.44)
+    solid = bool(random.random() < 0.35)
+    return Chair(width, depth, solid, random.uniform(0.25, 0.5) if random.random() < 0.5 else 0.0)
+
+
 @dataclass(frozen=True, eq=False)
-class Shot:
-    """One person before the camera, and how to photograph them."""
+class Script:
+    """Everything that is drawn at random for one image, before anything is computed from it."""
 
     part: Part
-    pose: Pose
+    legs: str
+    """Name of the leg pose, such as stand or sit."""
+    figure: Figure
     outfit: Outfit
-    scene: Scene
-    """The person's mesh first, then whatever stands around."""
-    joints: Float[Tensor, "24 3"]
-    """The 24 segments' joints (world)."""
-    furniture: np.ndarray
+    jump: float
+    """How far the person is above the floor (metres)."""
+    chair: Chair | None
+    turn: Float[np.ndarray, "3 3"]
+    """Of the person in the world."""
+    spot: Float[np.ndarray, "2"] | None
+    """Where in the lab the person is (x and z, metres, on its floor); None stays where the rig is."""
+    rotation: Float[np.ndarray, "3 3"]
+    """World to camera axes."""
+    camera: Float[np.ndarray, "3"] | None
+    """The lab's camera (world); None stands as far away as the focal length asks for."""
+    place: Place
+    light: Light
+    furniture: Float[np.ndarray, "3"]
     """Colour of what stands around."""
+    film: Film
 
 
-def direct(config: SyntheticConfig, split: str, index: int, studio: Studio) -> Shot:
+def direct(config: SyntheticConfig, split: str, index: int, studio: Studio) -> Script:
     """Body, pose, clothes, place, camera and light of one image."""
 
     def stream(*words: str | int) -> np.random.Generator:
@@ -125,52 +143,44 @@ def direct(config: SyntheticConfig, split: str, index: int, studio: Studio) -> S
     outfit = random_outfit(stream(*who, "outfit"), build.gender)
     body = studio.rig.body(build)
     pose = random_pose(body, part.action, stream(*moment, "pose"), studio.template)
-    vertices, heads = studio.rig.skin(body, pose.rotations)
     random = stream(*moment, "stage")
-    ground = float(vertices[:, 1].min())
-    if pose.legs == "jump":
-        ground -= random.uniform(0.03, 0.25)
-    faces = studio.rig.faces
-    if pose.legs in SEATED:
-        chair, chair_faces = _chair(vertices, heads, studio, ground, random)
-        faces = torch.cat([faces, chair_faces + len(vertices)])
-        vertices = torch.cat([vertices, chair])
-    joints = heads[[studio.rig.index[bone] for bone in SEGMENT_BONES]]
-    count = len(studio.template.vertices)
+    jump = random.uniform(0.03, 0.25) if pose.legs == "jump" else 0.0
+    chair = random_chair(random) if pose.legs in SEATED else None
     if config.people == "lab":
-        turned = torch.from_numpy(about(UP, random.uniform(-180, 180))).float()
-        spot = torch.tensor([random.uniform(-1, 1), -ground, random.uniform(-1, 1)]).float()
-        vertices, joints = vertices @ turned.T + spot, joints @ turned.T + spot
-        view = _lab_view(part.camera, vertices[:count], config.size)
-        place, light = _lab_room(config), _lab_light(config)
+        turn = about(UP, random.uniform(-180, 180))
+        spot = np.array([random.uniform(-1, 1), random.uniform(-1, 1)])
+        rotation = looking(LAB_CAMERAS[part.camera], 7.0)
+        # 5 m from the middle of the room, at eye height.
+        camera = np.array([0.0, 0.95, 0.0]) - 5.2 * rotation[2]
+        place, light = _lab_room(config), _lab_light()
     else:
-        view = _wild_view(vertices[:count], config.size, random)
-        place = random_place(random, ground, view.rotation[2])
-        light = random_light(random, view.rotation[2])
-    scene = Scene(vertices, faces, view, place, light)
-    return Shot(part, pose, outfit, scene, joints, fabric(random))
+        turn, spot, camera = np.eye(3), None, None
+        rotation = _wild_direction(random)
+        place = random_place(random, rotation[2])
+        light = random_light(random, rotation[2])
+    return Script(
+        part=part,
+        legs=pose.legs,
+        figure=Figure.of(body, pose.rotations),
+        outfit=outfit,
+        jump=jump,
+        chair=chair,
+        turn=turn,
+        spot=spot,
+        rotation=rotation,
+        camera=camera,
+        place=place,
+        light=light,
+        furniture=fabric(random),
+        film=random_film(stream(split, index, "picture")),
+    )
 
 
-def _wild_view(
-    vertices: Float[Tensor, "vertices 3"], size: int, random: np.random.Generator
-) -> View:
-    """A camera anywhere around, half of the time in front, far enough for the focal length."""
+def _wild_direction(random: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    """Rotation of a camera anywhere around, half of the time in front."""
     azimuth = random.uniform(-180, 180) if random.random() < 0.5 else random.normal(0, 35)
     elevation = float(np.clip(random.normal(5, 9), -15, 40))
-    rotation = looking(azimuth, elevation, random.normal(0, 3))
-    turned = vertices @ vertices.new_tensor(rotation).T
-    low, high = turned.amin(0), turned.amax(0)
-    extent = float((high - low)[:2].max())
-    middle = ((low + high) / 2).double().numpy()
-    away = middle - np.array([0.0, 0.0, FOCAL * MARGIN * extent])
-    return framed(vertices, rotation, rotation.T @ away, size)
-
-
-def _lab_view(camera: str, vertices: Float[Tensor, "vertices 3"], size: int) -> View:
-    """A crop of one of the four fixed cameras: 5 m from the middle of the room, at eye height."""
-    rotation = looking(LAB_CAMERAS[camera], 7.0)
-    position = np.array([0.0, 0.95, 0.0]) - 5.2 * rotation[2]
-    return framed(vertices, rotation, position, size)
+    return looking(azimuth, elevation, random.normal(0, 3))
 
 
 def _lab_room(config: SyntheticConfig) -> Place:
@@ -185,7 +195,6 @@ def _lab_room(config: SyntheticConfig) -> Place:
             panels.append([wall, left, left + random.uniform(0.9, 1.7), low, 2.1])
             colours.append(random.uniform(0.15, 0.85) * np.array([1, 0.97, 0.92]))
     return Place(
-        ground=0.0,
         floor=np.array([[0.42, 0.3, 0.24], [0.5, 0.37, 0.3]]),
         tiles=0.0,
         walls=walls,
@@ -197,46 +206,6 @@ def _lab_room(config: SyntheticConfig) -> Place:
     )
 
 
-def _lab_light(config: SyntheticConfig) -> Light:
+def _lab_light() -> Light:
     """Lamps on the ceiling."""
     return Light(np.array([0.25, 0.95, 0.18]), np.array([0.75, 0.73, 0.7]), np.full(3, 0.85))
-
-
-def _chair(
-    vertices: Float[Tensor, "vertices 3"],
-    heads: Float[Tensor, "bones 3"],
-    studio: Studio,
-    ground: float,
-    random: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
-    """A stool, crate or chair under a seated person (template axes): vertices and faces."""
-    rig = studio.rig
-    hips = (heads[rig.index["upperleg01.L"]] + heads[rig.index["upperleg01.R"]]) / 2
-    bottom = torch.from_numpy(rig.owned_by(("root", "pelvis", "upperleg01")))
-    seat = float(vertices[bottom, 1].quantile(0.02))
-    trunk = torch.from_numpy(rig.owned_by(("root", "pelvis", "spine05", "spine04")))
-    back = float(vertices[trunk, 2].quantile(0.01))
-    x, z = float(hips[0]), float(hips[2])
-    width, depth = random.uniform(0.38, 0.52), random.uniform(0.36, 0.44)
-    middle = z + 0.1 - depth / 4
-    height = seat - ground
-    pieces = []
-    if random.random() < 0.35:
-        pieces.append(box((x, ground + height / 2, middle), (width, height, depth)))
-    else:
-        pieces.append(box((x, seat - 0.025, middle), (width, 0.05, depth)))
-        for i in (-1, 1):
-            for j in (-1, 1):
-                leg = (x + i * (width / 2 - 0.025), ground + height / 2 - 0.02,
-                       middle + j * (depth / 2 - 0.025))  # fmt: skip
-                pieces.append(box(leg, (0.035, height - 0.04, 0.035)))
-    if random.random() < 0.5:
-        tall = random.uniform(0.25, 0.5)
-        rest = min(back, middle - depth / 2 + 0.02) - 0.03
-        pieces.append(box((x, seat + 0.12 + tall / 2, rest), (width, tall, 0.03)))
-        for i in (-1, 1):
-            post = (x + i * (width / 2 - 0.02), ground + (height + 0.12) / 2, rest)
-            pieces.append(box(post, (0.03, height + 0.12, 0.03)))
-    starts = np.cumsum([0, *(len(corners) for corners, _ in pieces)])
-    faces = [faces + int(start) for (_, faces), start in zip(pieces, starts, strict=False)]
-    return torch.cat([corners for corners, _ in pieces]), torch.cat(faces)

@@ -7,25 +7,21 @@ again by itself, on any number of processes (docs/decisions/0006).
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
+from deformlearn import runtime
 from deformlearn.config import SyntheticConfig
-from deformlearn.data.labels import KEYPOINTS, annotate, predicted
-from deformlearn.data.scenery import picture, sample_grid
+from deformlearn.data.labels import KEYPOINTS
+from deformlearn.data.photographs import Stage, photograph, to_row
 from deformlearn.data.shards import (
     DatasetInfo,
     Row,
@@ -35,23 +31,25 @@ from deformlearn.data.shards import (
     write_rows,
     write_truth,
 )
-from deformlearn.data.staging import Shot, Studio, direct, random_stream
-from deformlearn.data.wardrobe import Paint
+from deformlearn.data.staging import Script, Studio, direct
+from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
-from deformlearn.render import Fragments, interpolate, rasterise, vertex_normals
 from deformlearn.runtime import start_worker
 
 SPLITS = ("train", "val", "test")
 SHARD = 250
 """People in a shard."""
 
-RECIPE = 2
+RECIPE = 3
 """Number of this way of making people; a change that moves a pixel or a label raises it."""
 
 _BATCH = 25
 """People a process makes before it reports."""
 
-_JPEG_QUALITY = 92
+_BATCH_ON_GPU = 50
+"""People photographed at once on a GPU."""
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Is told how many people are done, and of how many."""
@@ -73,14 +71,19 @@ def synthesize(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    device: str = "auto",
+    team: Team = ALONE,
 ) -> DatasetInfo:
     """Write the data set that `config` describes, and return what its rows share.
 
     Whole shards that are already there are kept, so a run that was stopped, however abruptly, goes on
     where it was and ends with the same bytes. A folder made with another configuration is refused.
-    With `workers` above 1 the calling script must be importable (`if __name__ == "__main__"`).
+    On CUDA people are photographed in batches, with the same labels; `workers` then only draw poses
+    and clothes. With `workers` above 1 the calling script must be importable (`if __name__ ==
+    "__main__"`). Each process of a team makes shards of its own, and reports the progress of those.
     """
     _check(config)
+    where = runtime.device(device)
     studio = Studio.open()
     info = DatasetInfo(
         template=studio.template.name,
@@ -90,129 +93,66 @@ def synthesize(
         description=f"Synthetic people ({config.people}, {config.quality} labels), seed {config.seed}",
     )
     folder = Path(folder)
-    _claim(folder, {"recipe": RECIPE, "template": info.fingerprint, **asdict(config)})
-    write_info(folder, info)
-    total = sum(getattr(config, split) for split in SPLITS)
+    with team.refuse_together():
+        if team.leads:
+            _claim(folder, {"recipe": RECIPE, "template": info.fingerprint, **asdict(config)})
+    parts = [
+        (split, shard) for split in SPLITS for shard in range(-(-getattr(config, split) // SHARD))
+    ]
+    mine = [parts[index] for index in team.share(len(parts))]
+    with team.refuse_together():
+        _fill(folder, config, mine, workers, where, progress or (lambda done, total: None))
+    if team.leads:
+        write_info(folder, info)
+    team.wait()
+    return info
+
+
+def _fill(
+    folder: Path,
+    config: SyntheticConfig,
+    parts: list[tuple[str, int]],
+    workers: int,
+    where: torch.device,
+    progress: Progress,
+) -> None:
+    """Make those of some shards that are not there yet."""
+    total = sum(_length(config, *part) for part in parts)
     missing = [
-        (split, shard)
-        for split in SPLITS
-        for shard in range(-(-getattr(config, split) // SHARD))
-        if not all(path.exists() for path in _shard_paths(folder, split, shard))
+        part for part in parts if not all(path.exists() for path in _shard_paths(folder, *part))
     ]
     lengths = {part: _length(config, *part) for part in missing}
     done = total - sum(lengths.values())
-    if progress is not None:
-        progress(done, total)
+    progress(done, total)
+    batch = _BATCH if where.type == "cpu" else _BATCH_ON_GPU
     tasks = [
-        _Task(config, split, first, min(first + _BATCH, shard * SHARD + lengths[split, shard]))
+        _Task(config, split, first, min(first + batch, shard * SHARD + lengths[split, shard]))
         for split, shard in missing
-        for first in range(shard * SHARD, shard * SHARD + lengths[split, shard], _BATCH)
+        for first in range(shard * SHARD, shard * SHARD + lengths[split, shard], batch)
     ]
     people: list[tuple[Row, TruthRow]] = []
     waiting = iter(missing)
     part = next(waiting, None)
-    with contextlib.closing(_made(tasks, workers)) as results:
+    with contextlib.closing(_made(tasks, workers, where)) as results:
         for made in results:
             people += made
             done += len(made)
             if part is not None and len(people) == lengths[part]:
                 _write(folder, *part, people)
                 people, part = [], next(waiting, None)
-            if progress is not None:
-                progress(done, total)
-    return info
+            progress(done, total)
 
 
-def make_person(
-    config: SyntheticConfig, split: str, index: int, *, studio: Studio | None = None
-) -> tuple[Row, TruthRow]:
+def make_person(config: SyntheticConfig, split: str, index: int) -> tuple[Row, TruthRow]:
     """One person: the image with its labels, and the truth that evaluation may see.
 
     The same bytes come out whenever, wherever and in whatever order the people of a split are made.
     """
-    studio = Studio.open() if studio is None else studio
-    with torch.no_grad(), _one_thread():
-        shot = direct(config, split, index, studio)
-        return _photograph(config, split, index, studio, shot)
-
-
-def _photograph(
-    config: SyntheticConfig, split: str, index: int, studio: Studio, shot: Shot
-) -> tuple[Row, TruthRow]:
-    scene, size = shot.scene, config.size
-    count = len(studio.template.vertices)
-    seen = scene.view.to_camera(scene.vertices)
-    screen = scene.view.to_pixels(seen)
-    depth = seen[None, :, 2]
-    grid, side = sample_grid(screen, size)
-    samples = rasterise(grid[None], depth, scene.faces, (side, side), perspective=True)
-    paint, normals = _surface(studio, shot, samples)
-    image = picture(
-        scene, size, samples, paint, normals, random_stream(config, split, index, "picture")
-    )
-
-    rows, columns = samples.pixels // side, samples.pixels % side
-    is_body = samples.faces < len(studio.rig.faces)
-    visible = samples[(rows % 2 == 1) & (columns % 2 == 1) & is_body]
-    pixels = torch.stack([visible.pixels % side, visible.pixels // side], 1) / 2
-    joints = scene.view.to_camera(shot.joints)
-    top = seen[studio.template.vertices[:, 1].argmax()]
-    landmarks = torch.cat([joints, top[None]])
-    labels = annotate(
-        pixels.numpy(),
-        visible.faces.numpy(),
-        visible.barycentric.numpy(),
-        scene.view.to_pixels(landmarks).numpy(),
-        studio.surface,
-        config.points,
-        random_stream(config, split, index, "points"),
-    )
-    if config.quality == "predicted":
-        random = random_stream(config, split, index, "errors")
-        labels = predicted(labels, studio.surface, config, size / 2, random)
-    key = f"{split}-{index:06d}"
-    row = Row(
-        key=key,
-        crop=(size / 2, size / 2, size / 2),
-        points=labels.points,
-        faces=labels.faces,
-        barycentric=labels.barycentric,
-        point_weights=np.ones(len(labels.points)),
-        keypoints=labels.keypoints,
-        keypoint_weights=np.ones(len(labels.keypoints)),
-        image=_jpeg(image),
-        subject=shot.part.subject,
-        action=shot.part.action,
-        camera=shot.part.camera,
-        frame=shot.part.frame,
-    )
-    landmarks = (landmarks - joints[0]) * 1000
-    vertices = None if split == "train" else ((seen[:count] - joints[0]) * 1000).numpy()
-    return row, TruthRow(key, landmarks.numpy(), vertices)
-
-
-def _surface(studio: Studio, shot: Shot, samples: Fragments) -> tuple[Paint, Tensor]:
-    """Paint and unit normals (world) of every sample: the dressed body, and flat furniture."""
-    scene = shot.scene
-    count = len(studio.template.vertices)
-    body = samples.faces < len(studio.rig.faces)
-    attributes = studio.wardrobe.attributes
-    channels = torch.cat([attributes, vertex_normals(scene.vertices[:count], studio.rig.faces)], 1)
-    furniture = channels.new_zeros(len(scene.vertices) - count, channels.shape[1])
-    blended = interpolate(torch.cat([channels, furniture])[None], scene.faces, samples)
-    values, normals = blended.split([attributes.shape[1], 3], 1)
-    paint = studio.wardrobe.paint(shot.outfit, values)
-    if bool(body.all()):
-        return paint, torch.nn.functional.normalize(normals, dim=1)
-    a, b, c = scene.vertices[scene.faces[samples.faces]].unbind(1)
-    flat = torch.linalg.cross(b - a, c - a)
-    normals = torch.where(body[:, None], normals, flat)
-    plain = Paint(
-        torch.where(body[:, None], paint.albedo, paint.albedo.new_tensor(shot.furniture)),
-        paint.bump * body[:, None],
-        paint.gloss * body,
-    )
-    return plain, torch.nn.functional.normalize(normals, dim=1)
+    studio = Studio.open()
+    with _one_thread():
+        script = direct(config, split, index, studio)
+        (shot,) = photograph([script], config.size, Stage.on(torch.device("cpu")))
+        return to_row(config, split, index, script, shot, studio)
 
 
 def _check(config: SyntheticConfig) -> None:
@@ -281,19 +221,57 @@ def _length(config: SyntheticConfig, split: str, shard: int) -> int:
     return min(SHARD, getattr(config, split) - shard * SHARD)
 
 
-def _made(tasks: list[_Task], workers: int) -> Generator[list[tuple[Row, TruthRow]]]:
-    """The people of each task, in order, made by this process or by several."""
+def _made(
+    tasks: list[_Task], workers: int, where: torch.device
+) -> Generator[list[tuple[Row, TruthRow]]]:
+    """The people of each task, in order."""
+    return (
+        _mapped(_make, tasks, workers) if where.type == "cpu" else _batched(tasks, workers, where)
+    )
+
+
+def _batched(
+    tasks: list[_Task], workers: int, where: torch.device
+) -> Generator[list[tuple[Row, TruthRow]]]:
+    """The people of each task, in order, each task photographed at once on a device.
+
+    Other processes draw the next tasks, and threads here label and compress the last one meanwhile.
+    """
+    stage = Stage.on(where)
+    pending: list[Future[tuple[Row, TruthRow]]] = []
+    with (
+        contextlib.closing(_mapped(_draw, tasks, workers)) as drawn,
+        ThreadPoolExecutor() as threads,
+    ):
+        for task, scripts in zip(tasks, drawn, strict=True):
+            shots = photograph(scripts, task.config.size, stage)
+            indices = range(task.start, task.stop)
+            rows = [
+                threads.submit(to_row, task.config, task.split, index, script, shot, stage.studio)
+                for index, script, shot in zip(indices, scripts, shots, strict=True)
+            ]
+            if pending:
+                yield [row.result() for row in pending]
+            pending = rows
+        if pending:
+            yield [row.result() for row in pending]
+
+
+def _mapped(
+    work: Callable[[_Task], list[T]], tasks: list[_Task], workers: int
+) -> Generator[list[T]]:
+    """What `work` makes of each task, in order, in this process or in several."""
     if workers <= 1:
-        yield from map(_make, tasks)
+        yield from map(work, tasks)
         return
     # Fork would copy locked thread pools; spawn starts clean, on every system.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=start_worker
     ) as pool:
-        ahead: deque[Future[list[tuple[Row, TruthRow]]]] = deque()
+        ahead: deque[Future[list[T]]] = deque()
         try:
             for task in tasks:
-                ahead.append(pool.submit(_make, task))
+                ahead.append(pool.submit(work, task))
                 if len(ahead) > 4 * workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -306,11 +284,9 @@ def _make(task: _Task) -> list[tuple[Row, TruthRow]]:
     return [make_person(task.config, task.split, i) for i in range(task.start, task.stop)]
 
 
-def _jpeg(image: Float[Tensor, "size size 3"]) -> bytes:
-    pixels = (image * 255).round().to(torch.uint8).numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "jpeg", quality=_JPEG_QUALITY)
-    return file.getvalue()
+def _draw(task: _Task) -> list[Script]:
+    studio = Studio.open()
+    return [direct(task.config, task.split, i, studio) for i in range(task.start, task.stop)]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Everything that wants a GPU, in calls of at most LIMIT seconds: call it again until it says that all is done.
+#
+#   OUT=results benchmarks/gpu.sh                  on a machine with the whole environment
+#   PACK=.whl/pack.tar.xz OUT=results benchmarks/gpu.sh   without a network: see benchmarks/pack.py
+#   SIZE=miniature DEVICE=cpu OUT=results benchmarks/gpu.sh    does it run? (a few minutes on two cores)
+#
+# It runs the benchmarks, the tests that need CUDA, and the experiment of the paper's size on synthetic people:
+# `wild` and `lab` people together, exact correspondences and a predictor's, three rounds, and what they are
+# compared with. What is done is kept in STATE, and every step goes on where the call before was stopped. OUT
+# gets what is worth keeping: JSON, figures, and the Markdown for docs/results.md.
+# Exit code: 0 all is done; 75 call again; 1 a step of the experiment failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+SIZE="${SIZE:-full}" DEVICE="${DEVICE:-auto}" LIMIT="${LIMIT:-480}" PYTHON="${PYTHON:-python3}"
+STATE="${STATE:-runs/gpu-$SIZE}" OUT="${OUT:-$STATE/out}" WORKERS="${WORKERS:-$(nproc)}"
+mkdir -p "$STATE/done" "$STATE/results" "$OUT"
+STATE="$(cd "$STATE" && pwd)"
+export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+if [ -n "${PACK:-}" ]; then
+  if [ ! -e "$STATE/done/unpacked" ]; then
+    "$PYTHON" -m tarfile -e "$PACK" "$STATE/pack" && touch "$STATE/done/unpacked"
+  fi
+  export PYTHONPATH="$STATE/pack/site:$PYTHONPATH" DEFORMLEARN_CACHE="$STATE/pack/cache" ANNY_CACHE_DIR="$STATE/pack/anny"
+fi
+
+if [ "$SIZE" = miniature ]; then
+  PEOPLE=12 TEST=6
+  SYNTH=(--size 64 --points 40)
+  RUN=(--preset tiny --rounds 3 --lifter.steps 100 --regressor.batch 8)
+  BENCH=(--miniature)
+else
+  PEOPLE="${PEOPLE:-25000}" TEST="${TEST:-2000}" # of each kind, so 50,000 to train on
+  SYNTH=(--size 224)
+  # From random weights, unless the ImageNet ones are in the cache; the paper fine-tuned 30 epochs a round.
+  RUN=(--preset gpu --rounds 3 --lifter.steps 20000 --regressor.epochs "${EPOCHS:-2}")
+  BENCH=()
+fi
+
+collect() {
+  "$PYTHON" benchmarks/experiment.py collect "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "collecting failed: see $STATE/log.txt"
+  tail -c 100000 "$STATE/log.txt" > "$OUT/log.txt"
+}
+
+# step NAME COMMAND...: unless it is done already; stopped in time, it is gone on with in the next call.
+# Steps whose name begins with "try-" may fail without ending what follows. They cannot be gone on with, so
+# one that began with its call and did not end in it is given up.
+step() {
+  local name="$1" code=0 begin=$SECONDS left=$((LIMIT - SECONDS)) may_fail=no
+  shift
+  [ -e "$STATE/done/$name" ] && return
+  [ "$name" = "${name#try-}" ] || may_fail=yes
+  [ "$left" -ge 40 ] || call_again "$name"
+  echo "== $name (at $begin s)" | tee -a "$STATE/log.txt"
+  timeout -s INT -k 15 "$((left - 20))" "$@" >> "$STATE/log.txt" 2>&1 || code=$?
+  if [ "$code" = 0 ]; then
+    touch "$STATE/done/$name"
+  elif [ "$code" = 124 ] || [ "$code" = 137 ]; then
+    [ "$may_fail" = yes ] && [ "$begin" -lt 30 ] || call_again "$name"
+    echo "given up: $name does not end in $LIMIT s" | tee "$STATE/done/$name"
+  elif [ "$may_fail" = yes ]; then
+    echo "failed: $name (exit code $code): $(tail -n 1 "$STATE/log.txt")" | tee "$STATE/done/$name"
+  else
+    collect
+    echo "failed: $name (exit code $code)"
+    tail -n 20 "$STATE/log.txt"
+    exit 1
+  fi
+}
+
+call_again() {
+  collect
+  echo "stopped in $1 after $SECONDS s; call again"
+  exit 75
+}
+
+for group in machine registration lifter training prediction skinning synthetic scaling storage; do
+  step "try-bench-$group" "$PYTHON" benchmarks/run.py --only "$group" --device "$DEVICE" --out "$STATE/results" --data "$STATE/bench" ${BENCH[@]+"${BENCH[@]}"}
+done
+# shellcheck disable=SC2046 # the files that speak of CUDA; others may need packages that are not here
+step try-tests "$PYTHON" -m pytest -q -k cuda $(grep -l cuda tests/test_*.py)
+for quality in exact predicted; do
+  for people in wild lab; do
+    step "people-$people-$quality" "$PYTHON" -m deformlearn synth --preset gpu --people "$people" --quality "$quality" --out "$STATE/$people-$quality" \
+      --train "$PEOPLE" --val 0 --test "$TEST" --workers "$WORKERS" "${SYNTH[@]}"
+  done
+  step "mix-$quality" "$PYTHON" benchmarks/experiment.py mix "$STATE/$quality" "$STATE/wild-$quality" "$STATE/lab-$quality"
+  step "run-$quality" "$PYTHON" -m deformlearn run "$STATE/$quality" --out "$STATE/run-$quality" --device "$DEVICE" --workers "$WORKERS" "${RUN[@]}"
+done
+for quality in exact predicted; do
+  step "baselines-$quality" "$PYTHON" -m deformlearn run "$STATE/$quality" --out "$STATE/run-$quality" --device "$DEVICE" --workers "$WORKERS" "${RUN[@]}" --baselines
+done
+step try-bench-million "$PYTHON" benchmarks/run.py --only million --device "$DEVICE" --out "$STATE/results" --data "$STATE/bench" ${BENCH[@]+"${BENCH[@]}"}
+collect
+echo "all is done: $OUT"

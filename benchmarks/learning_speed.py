@@ -1,0 +1,198 @@
+"""Training and prediction against the bare backbone on the same batches: what the rest of us costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from deformlearn import lifter as lifting
+from deformlearn import templates
+from deformlearn.backbone import NARROW
+from deformlearn.config import PRESETS, LifterConfig, RegressorConfig
+from deformlearn.estimate import Estimate
+from deformlearn.learning import Training, TrainingSet
+from deformlearn.regressor import Regressor, build_network, predict_dataset
+from deformlearn.runtime import autocast
+from deformlearn.stepping import compiles
+from machine import Bench, median, times_faster
+from planted import JOINTS, planted
+from table import Measured
+
+OUTPUTS = 105
+"""Numbers of theta: 24 scales, 23 x 3 angles, 9 + 2 + 1 of the camera."""
+
+
+def configurations(bench: Bench) -> dict[str, tuple[RegressorConfig, int]]:
+    """Networks to time, each with the number of steps that one timing takes."""
+    laptop, paper = PRESETS["laptop"].run.regressor, PRESETS["paper"].run.regressor
+    paper = replace(paper, pretrained=False, auxiliary=True, batch=128 if bench.gpu else 8)
+    if bench.size == "miniature":
+        laptop, paper = (replace(one, size=64, batch=2) for one in (laptop, paper))
+    name = f"paper ({paper.backbone}, {paper.size} px, batch {paper.batch})"
+    if bench.gpu:
+        return {name: (paper, bench.of(20, 8, 1))}
+    return {
+        f"laptop ({laptop.backbone}, {laptop.size} px)": (laptop, bench.of(20, 8, 1)),
+        name: (paper, bench.of(2, 2, 1)),
+    }
+
+
+def lifter(bench: Bench) -> list[Measured]:
+    """2D poses a second through both networks of the lifter's training."""
+    template = templates.load()
+    seen, _ = planted(template, bench.of(1000, 1000, 8), points=1)
+    seen = seen.to(bench.device)
+    found = []
+    for width in bench.of((256, 1024), (256,), (16,)):
+        config = lifter_config(width, bench.of(100, 40, 2))
+        jobs = {
+            "ours": lambda config=config: lifting.train(
+                seen.keypoints, seen.keypoint_weights, seen.joints, config
+            )
+        }
+        seconds = bench.seconds(jobs, repeats=bench.of(5, 3, 1))
+        rate = config.steps * config.batch / median(seconds["ours"])
+        found.append(Measured(f"lifter, width {width}, {bench.name}", rate, "poses/s"))
+    return found
+
+
+def lifter_config(width: int, steps: int) -> LifterConfig:
+    return replace(PRESETS["laptop"].run.lifter, width=width, steps=steps)
+
+
+def training(bench: Bench) -> list[Measured]:
+    """Images a second of a whole training step, from stored bytes, with augmentation and all losses."""
+    found = []
+    for name, (config, steps) in configurations(bench).items():
+        data, network = _learner(bench, config, config.batch * steps)
+        # A schedule that does not end while it is timed.
+        config = replace(config, epochs=1000)
+        ours = Training(network, data, templates.load(), config)
+        jobs = {"ours": ours.run_epoch, "peer": bare_training(bench, config, steps)}
+        found += _rates(bench, f"training, {name}", jobs, len(data), 0.90 if bench.gpu else 0.95)
+    return found
+
+
+def prediction(bench: Bench) -> list[Measured]:
+    """Images a second, stored bytes in and theta out."""
+    found = []
+    for name, (config, _) in configurations(bench).items():
+        count = bench.of(2048 if bench.gpu else 64, 32, 2)
+        data, network = _learner(bench, config, count)
+        images = data.images
+        jobs = {
+            "ours": lambda network=network, images=images: predict_dataset(network, images),
+            "peer": bare_prediction(bench, config, count),
+        }
+        found += _rates(bench, f"prediction, {name}", jobs, count, 0.90)
+    return found
+
+
+def _rates(
+    bench: Bench, name: str, jobs: dict[str, Callable[[], object]], images: int, goal: float
+) -> list[Measured]:
+    seconds = bench.seconds(jobs, repeats=bench.of(7, 3, 1))
+    ours, peer = images / median(seconds["ours"]), images / median(seconds["peer"])
+    share = times_faster(seconds["ours"], seconds["peer"])
+    name = f"{name}, {bench.name}"
+    return [
+        Measured(
+            name,
+            ours,
+            "images/s",
+            peer=peer,
+            peer_name="bare timm backbone, compiled where ours is",
+        ),
+        Measured(f"{name}: share of the bare backbone", share, "ratio", "higher", 0.1, goal),
+    ]
+
+
+def _learner(bench: Bench, config: RegressorConfig, images: int) -> tuple[TrainingSet, Regressor]:
+    template = templates.load()
+    observations, _ = planted(template, images)
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(
+        256, (images, 3, config.size, config.size), dtype=torch.uint8, generator=draw
+    )
+    data = TrainingSet.of(pixels, observations, Estimate.rest(template, images), template)
+    return data, build_network(config, template, JOINTS).to(bench.device)
+
+
+class _Bare(torch.nn.Module):
+    """A timm backbone and a linear head."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        model, options = NARROW.get(name, (name, {}))
+        self.features = timm.create_model(model, features_only=True, **options)
+        self.head = torch.nn.Linear(self.features.feature_info.channels()[-1], OUTPUTS)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(images)[-1].mean((-1, -2)))
+
+
+def bare_training(bench: Bench, config: RegressorConfig, steps: int) -> Callable[[], None]:
+    """The least that training can be: one batch, ready on the device, stepped on again and again."""
+    network = _bare(bench, config).train()
+    compiled = compiles(config, bench.device, config.epochs * steps)
+    forward = torch.compile(network, dynamic=False) if compiled else network
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    images = _ready(bench, config, config.batch)
+
+    def step() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with autocast(bench.device):
+                loss = forward(images).square().mean()
+            loss.backward()
+            optimizer.step()
+
+    return step
+
+
+def bare_prediction(bench: Bench, config: RegressorConfig, images: int) -> Callable[[], None]:
+    """The least that prediction can be, in batches of the size that ours takes."""
+    network = _bare(bench, config).eval()
+    pixels = _ready(bench, config, min(images, 256))
+    batches = max(1, images // len(pixels))
+
+    @torch.no_grad()
+    def predict() -> None:
+        for _ in range(batches):
+            with autocast(bench.device):
+                network(pixels)
+
+    return predict
+
+
+def _bare(bench: Bench, config: RegressorConfig) -> _Bare:
+    return _Bare(config.backbone).to(bench.device, memory_format=torch.channels_last)
+
+
+def _ready(bench: Bench, config: RegressorConfig, images: int) -> torch.Tensor:
+    """Random images as the backbone takes them."""
+    ready = torch.rand(images, 3, config.size, config.size, device=bench.device)
+    return ready.contiguous(memory_format=torch.channels_last)
+
+
+def lifter_mflop(width: int) -> float:
+    """The same of one 2D pose in a step of the lifter's training, backward passes included (10^6)."""
+    config = lifter_config(width, 1)
+    seen, _ = planted(templates.load(), 2, points=1)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        lifting.train(seen.keypoints, seen.keypoint_weights, seen.joints, config)
+    return counter.get_total_flops() / config.batch / 1e6
+
+
+def backbone_gflop(config: RegressorConfig) -> float:
+    """Multiplications and additions of one image through the bare backbone, forward (10^9)."""
+    network = _Bare(config.backbone).eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(torch.zeros(1, 3, config.size, config.size))
+    return counter.get_total_flops() / 1e9

@@ -1,0 +1,84 @@
+"""Synthetic people and full meshes a second."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from deformlearn.config import SyntheticConfig
+from deformlearn.data.synthetic import make_person, synthesize
+from machine import Bench, median
+from peers_skinning import compare_skinning
+from table import Measured
+
+
+def synthetic(bench: Bench) -> list[Measured]:
+    """Whole people, image and labels, on one core."""
+    count = bench.of(48, 12, 1)
+    configs = {
+        size: replace(SyntheticConfig(), train=count, size=size)
+        for size in bench.of((128, 256), (128, 256), (64,))
+    }
+
+    def make(config: SyntheticConfig) -> None:
+        for index in range(count):
+            make_person(config, "train", index)
+
+    with one_thread():
+        jobs = {str(size): lambda config=config: make(config) for size, config in configs.items()}
+        seconds = bench.seconds(jobs, repeats=bench.of(3, 2, 1))
+    found = [
+        Measured(
+            f"synthetic people, {size} px, one core", count / median(seconds[str(size)]), "images/s",
+            goal=25,
+        )
+        for size in configs
+    ]  # fmt: skip
+    # On CPU alone, all cores make what one core makes times their number.
+    return [*found, data_set(bench)] if bench.gpu or bench.size == "miniature" else found
+
+
+def data_set(bench: Bench) -> Measured:
+    """A whole data set from nothing to files: all cores and the device, start-up included."""
+    count = bench.of(10000, 2000, 2)
+    config = replace(SyntheticConfig(), train=count, val=0, test=0, size=bench.of(256, 256, 64))
+    workers = bench.of(os.cpu_count() or 1, os.cpu_count() or 1, 1)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        begin = time.perf_counter()
+        synthesize(Path(folder), config, workers=workers, device=str(bench.device))
+        rate = count / (time.perf_counter() - begin)
+    name = f"synthetic data set, {config.size} px, {bench.name} and all cores"
+    return Measured(name, rate, "images/s", goal=1000)
+
+
+def skinning(bench: Bench) -> list[Measured]:
+    """Posed meshes of 13,718 vertices; all libraries move the same mesh."""
+    people = bench.of(256 if bench.gpu else 32, 16, 2)
+    found = compare_skinning(people, bench.device, bench.of(10, 5, 1))
+    rates = {name: 1000 * people / milliseconds for name, milliseconds in found.items()}
+    return [
+        Measured(
+            f"skinning, {bench.name}: full meshes, against {name}", rates["deformlearn"], "bodies/s",
+            goal=2 * rate, peer=rate, peer_name=name,
+        )
+        for name, rate in rates.items()
+        if name != "deformlearn"
+    ]  # fmt: skip
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,143 @@
+"""Registration: people a second against a full-mesh fit, start-up, cost and memory as data grow."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from deformlearn import templates
+from deformlearn.config import PRESETS, RegistrationConfig
+from deformlearn.registration import register
+from machine import Bench, median, times_faster
+from peer_fit import FullMeshFit, write_smpl_layout
+from planted import planted, planted_folder
+from table import Measured
+
+ADAM_STEPS = 150
+"""What both are compared at: the loss that so many steps reach."""
+AS_GOOD_AS_ADAM = {"first_iterations": 2, "iterations": 3}
+"""Gauss-Newton steps that end at or below that loss: a row of the table checks it."""
+
+
+def registration(bench: Bench) -> list[Measured]:
+    """24 segments, 24 joints and 128 points a person, to the loss that 150 Adam steps reach."""
+    template = templates.load()
+    people = bench.of(20000 if bench.gpu else 1000, 300, 8)
+    observations, crop = planted(template, people)
+    template, observations = template.to(bench.device), observations.to(bench.device)
+    crop = crop.to(bench.device)
+    batch = bench.of(256 if bench.gpu else 250, 100, 4)
+    path = write_smpl_layout(template.to("cpu"), bench.folder / "smpl-layout.npz")
+    peer = FullMeshFit(path, batch, 128, bench.device)
+    steps = bench.of(6, 3, 1)
+    config = default_config(bench)
+    short = replace(config, **AS_GOOD_AS_ADAM)
+    adam = adam_config(bench)
+
+    losses = {}
+
+    def fit(name: str, config: RegistrationConfig) -> None:
+        _, quality = register(template, observations, crop, config)
+        losses[name] = quality.loss.double()
+
+    jobs = {
+        "short": lambda: fit("short", short),
+        "ours": lambda: fit("ours", config),
+        "adam": lambda: fit("adam", adam),
+        "peer": lambda: peer.fit(steps),
+    }
+    seconds = bench.seconds(jobs, repeats=bench.of(3, 2, 1))
+    fast, ours, adams = (people / median(seconds[job]) for job in ("short", "ours", "adam"))
+    # Its steps all cost the same, so a few of them say what 150 would.
+    work = (batch / people) * (steps / ADAM_STEPS)
+    peers = people * work / median(seconds["peer"])
+    times = work**-1 * times_faster(seconds["short"], seconds["peer"])
+    times_best = work**-1 * times_faster(seconds["ours"], seconds["peer"])
+    name = f"body-models, full mesh, {ADAM_STEPS} steps (timed on {steps})"
+    share, middle = (_shares(losses[job], losses["adam"]) for job in ("short", "ours"))
+    goal = None if bench.gpu else 1000
+    where = f"registration, {bench.name}"
+    return [
+        Measured(f"{where}: to the loss", fast, "people/s", goal=goal, peer=peers, peer_name=name),
+        Measured(f"{where}: to the loss, times the full-mesh fit", times, "x", "higher", 0.2, 150),
+        Measured(f"{where}: to the loss, mean loss / Adam's", share[0], "ratio", "lower", 0.02, 1),
+        Measured(f"{where}: to the loss, median / Adam's", share[1], "ratio", "lower", 0.02),
+        Measured(f"{where}: as it comes", ours, "people/s", peer=peers, peer_name=name),
+        Measured(f"{where}: as it comes, times the full-mesh fit", times_best, "x", "higher", 0.2),
+        Measured(f"{where}: as it comes, mean loss / Adam's", middle[0], "ratio", "lower", 0.02),
+        Measured(f"{where}: 150 Adam steps, ours", adams, "people/s", peer=peers, peer_name=name),
+    ]
+
+
+def _shares(loss: Tensor, other: Tensor) -> tuple[float, float]:
+    """Mean and median loss over those of another solver."""
+    return (loss.mean() / other.mean()).item(), (loss.median() / other.median()).item()
+
+
+def default_config(bench: Bench) -> RegistrationConfig:
+    """Registration as it comes, with a GPU's larger batches on a GPU."""
+    return PRESETS["gpu"].run.registration if bench.gpu else RegistrationConfig()
+
+
+def adam_config(bench: Bench) -> RegistrationConfig:
+    """150 Adam steps: the yardstick."""
+    config = replace(default_config(bench), solver="adam", compile="never")
+    return replace(config, first_steps=60, steps=ADAM_STEPS - 60)
+
+
+def scaling(bench: Bench) -> list[Measured]:
+    """Whole data sets from disk to disk, each size in a process of its own: cost and memory."""
+    sizes = bench.of((1000, 10000, 100000), (1000, 4000), (20, 40))
+    template = templates.load()
+    found = {}
+    for people in sizes:
+        folder = planted_folder(bench.folder / f"planted-{people}", template, people)
+        found[people] = _fit_folder(folder, bench)
+    first, last = sizes[0], sizes[-1]
+    slope = statistics.linear_regression(
+        [math.log(people) for people in sizes],
+        [math.log(found[people]["seconds"]) for people in sizes],
+    ).slope
+    where = f"data set, {bench.name}"
+    return [
+        Measured(
+            f"{where}: {last:,} people, Parquet to Parquet",
+            last / found[last]["seconds"], "people/s", goal=100000 / 60 if bench.gpu else None,
+        ),
+        Measured(f"{where}: cost exponent, {first:,} to {last:,}", slope, "", "lower", 0.05, 1.02),
+        Measured(f"{where}: peak memory, {first:,}", found[first]["megabytes"], "MB", "lower"),
+        Measured(
+            f"{where}: peak memory, {last:,}", found[last]["megabytes"], "MB", "lower",
+            goal=None if bench.gpu else 2000,
+        ),
+        Measured(f"{where}: start-up before the first person", found[first]["start"], "s", "lower"),
+    ]  # fmt: skip
+
+
+def million(bench: Bench) -> list[Measured]:
+    """A data set that fits in no memory (4 GB of disk): as fast a person, and as little memory."""
+    people = bench.of(1_000_000, 20_000, 40)
+    folder = planted_folder(bench.folder / f"planted-{people}", templates.load(), people)
+    found = _fit_folder(folder, bench)
+    where = f"data set, {bench.name}"
+    return [
+        Measured(f"{where}: {people:,} people", people / found["seconds"], "people/s"),
+        Measured(f"{where}: peak memory, {people:,}", found["megabytes"], "MB", "lower", goal=4000),
+    ]
+
+
+def _fit_folder(folder: Path, bench: Bench) -> dict[str, float]:
+    """Seconds and peak memory of registering a data set in a fresh process."""
+    script = Path(__file__).with_name("fit_folder.py")
+    command = [sys.executable, str(script), str(folder), str(bench.device)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{script.name} failed: {done.stderr.strip()[-400:]}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,106 @@
+"""What each stage could do at most on this machine, and what it does: the table of docs/performance.md.
+
+Operations and bytes are counted by hand (the page says how); the limits are the matrix product and the
+copy that the group `machine` measured on the same machine, on all threads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deformlearn.config import PRESETS
+from learning_speed import backbone_gflop, lifter_mflop
+from table import markdown_table, number
+
+ADAM_STEP = 0.24
+"""MFLOP of one Adam step of a person: 24 segments, 24 joints and 128 points, forward and backward."""
+
+NEWTON_STEP, NEWTON_STEPS = 8.0, 13
+"""MFLOP of one Gauss-Newton step of the 99 unknowns, and about how many a person needs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One item of work of a stage (a person, an image, a body), counted by hand."""
+
+    name: str
+    metric: str
+    """The measured rate, in items a second: the beginning of its name."""
+    mflop: float
+    """Millions of multiplications and additions for an item."""
+    megabytes: float
+    """Millions of bytes that an item must move to and from memory at least."""
+    precision: str = "float32"
+
+
+def stages() -> list[Stage]:
+    """The counts; `docs/performance.md` derives them."""
+    laptop, paper = PRESETS["laptop"].run.regressor, PRESETS["paper"].run.regressor
+    thin, thick = backbone_gflop(laptop) * 1e3, backbone_gflop(paper) * 1e3
+    return [
+        Stage("registration, 150 Adam steps", "150 Adam steps, ours", 150 * ADAM_STEP, 0.01),
+        Stage("registration, as it comes", "people", NEWTON_STEPS * NEWTON_STEP, 0.01),
+        # Weights are read once a batch of 256; what stays is the pose itself.
+        Stage("lifter, width 256", "lifter, width 256", lifter_mflop(256), 0.01),
+        # Backward costs twice the forward pass: once for the inputs and once for the weights.
+        Stage("training, laptop", "training, laptop", 3 * thin, 3 * 96 * 96 / 1e6, "bfloat16"),
+        Stage("training, paper", "training, paper", 3 * thick, 3 * 224 * 224 / 1e6, "bfloat16"),
+        Stage("prediction, laptop", "prediction, laptop", thin, 3 * 96 * 96 / 1e6, "bfloat16"),
+        Stage("prediction, paper", "prediction, paper", thick, 3 * 224 * 224 / 1e6, "bfloat16"),
+        # 512 x 512 samples of some 30 float32 numbers, each written and read twice, on one core of all.
+        Stage("synthetic, 256 px", "synthetic people, 256 px", 0, 4 * 512 * 512 * 30 * 4 / 1e6),
+        # 13,718 vertices, each moved by 1.6 bones of 3 x 4 numbers; vertices and the map once.
+        Stage("skinning, full mesh", "skinning", 13718 * 1.6 * 24 / 1e6, 13718 * 12 / 1e6),
+        # 128 points of 7 numbers and 24 joints of 3: read, unpacked and padded.
+        Stage("Parquet in", "Parquet: read observations", 0, 3 * (128 * 7 + 24 * 3) * 4 / 1e6),
+        Stage("Parquet out", "Parquet: write estimates", 0, 3 * 120 * 4 / 1e6),
+    ]
+
+
+def latest(folder: Path) -> dict[str, Any]:
+    """The newest results that hold the machine's limits and registration."""
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        kept = json.loads(path.read_text())
+        metrics = " ".join(one["metric"] for one in kept.get("measured", []))
+        if "machine: copy" in metrics and "Adam" in metrics:
+            return kept
+    raise SystemExit(f"no results of all groups in {folder}; run `python benchmarks/run.py` first")
+
+
+def markdown(kept: dict[str, Any]) -> str:
+    """The roofline of one machine."""
+    measured = {one["metric"]: one["value"] for one in kept["measured"]}
+    peaks = {name: measured[f"machine: matrix product, {name}"] for name in ("float32", "bfloat16")}
+    copy = measured["machine: copy, read + written"]
+    head = (
+        f"{kept['kind']}, commit {kept['commit']}: {number(peaks['float32'])} GFLOP/s float32, "
+        f"{number(peaks['bfloat16'])} bfloat16, {number(copy)} GB/s\n\n"
+    )
+    rows = []
+    for stage in stages():
+        rate = next((rate for name, rate in measured.items() if _names(stage.metric, name)), None)
+        by_flop = peaks[stage.precision] * 1e3 / stage.mflop if stage.mflop else float("inf")
+        by_byte = copy * 1e3 / stage.megabytes
+        limit = min(by_flop, by_byte)
+        rows.append(
+            [
+                stage.name,
+                number(stage.mflop),
+                number(stage.megabytes),
+                f"{number(limit)} ({'arithmetic' if by_flop < by_byte else 'memory'})",
+                "not measured" if rate is None else number(rate),
+                "" if rate is None else f"{rate / limit:.1%}",
+            ]
+        )
+    headings = ["stage", "MFLOP / item", "MB / item", "limit, items/s", "measured", "share"]
+    return head + markdown_table(headings, rows)
+
+
+def _names(wanted: str, metric: str) -> bool:
+    """Whether a metric is the rate that a stage asks for: by its start, or by its last part."""
+    if "share of" in metric or "times" in metric:
+        return False
+    return metric.startswith(wanted) or metric.endswith(f": {wanted}")

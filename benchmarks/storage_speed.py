@@ -1,0 +1,49 @@
+"""Parquet in and out, and what a newcomer waits for first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from deformlearn import templates
+from deformlearn.config import RegistrationConfig
+from deformlearn.data.estimates import Estimates, read_estimates, write_estimates
+from deformlearn.data.shards import read_people
+from deformlearn.estimate import Estimate
+from deformlearn.registration import quality_of
+from machine import Bench, median
+from planted import planted, planted_folder
+from table import Measured
+
+
+def storage(bench: Bench) -> list[Measured]:
+    """Observations in, estimates out and in again: each must be far faster than registration."""
+    template = templates.load()
+    people = bench.of(10000, 1000, 20)
+    folder = planted_folder(bench.folder / f"planted-{people}", template, people)
+    observations, crop = planted(template, min(people, 1000))
+    rest = Estimate.rest(template, len(crop))
+    quality = quality_of(template, rest, observations, crop, RegistrationConfig())
+    several = Estimates([f"{index:09d}" for index in range(len(crop))], rest, crop, quality)
+    path = bench.folder / "estimates.parquet"
+    jobs = {
+        "read observations": lambda: read_people(folder, "train", template),
+        "write estimates": lambda: write_estimates(path, several, template),
+        "read estimates": lambda: read_estimates(path, template),
+    }
+    seconds = bench.seconds(jobs, repeats=bench.of(5, 3, 1))
+    return [
+        Measured(
+            f"Parquet: {name}", (people if "observations" in name else len(crop)) / median(seconds[name]),
+            "people/s", tolerance=0.25,
+        )
+        for name in jobs
+    ]  # fmt: skip
+
+
+def start(bench: Bench) -> list[Measured]:
+    """The first thing that anyone runs."""
+    command = [sys.executable, "-m", "deformlearn", "--help"]
+    jobs = {"help": lambda: subprocess.run(command, check=True, capture_output=True)}
+    seconds = bench.seconds(jobs, repeats=bench.of(5, 3, 1))
+    return [Measured("deformlearn --help", median(seconds["help"]), "s", "lower", 0.25, 0.5)]

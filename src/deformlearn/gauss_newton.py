@@ -1,0 +1,133 @@
+"""Levenberg-Marquardt on many people at once, each with a damping of their own.
+
+Eq. 2 is a sum of squares, so a step that knows its curvature goes where some fifteen steps of Adam go.
+People are independent: who gains nothing more leaves the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from deformlearn.body import BodyTemplate
+from deformlearn.energy import Weights
+from deformlearn.normal_equations import (
+    NormalEquations,
+    Problem,
+    Scratch,
+    Theta,
+    normal_equations,
+)
+from deformlearn.tensors import TensorData, combine, where
+
+_DAMPING = 0.05
+"""At the start, as a share of the matrix's diagonal."""
+_LEAST = 0.2
+"""Factor on the damping after a step that gained what its model promised (Nielsen 1999)."""
+_WORSE = 4.0
+"""Factor after a step that gained nothing; twice as much each time that follows."""
+_HOPELESS = 1e6
+"""Damping at which no step can be found any more."""
+_FLOOR = 1.0
+"""Added to the diagonal before the damping multiplies it: what little depends on moves little."""
+
+
+@dataclass(frozen=True, eq=False)
+class Descent(TensorData):
+    """Where everyone has got to."""
+
+    theta: Theta
+    energy: Float[Tensor, "batch"]
+    converged: Bool[Tensor, "batch"]
+    """The last step gained less than the tolerance, or no step gains anything."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk(TensorData):
+    """People on their way."""
+
+    rows: Int[Tensor, "batch"]
+    """Who they are."""
+    problem: Problem
+    theta: Theta
+    here: NormalEquations
+    damping: Float[Tensor, "batch"]
+    worse: Float[Tensor, "batch"]
+    """Factor on the damping if the next step fails."""
+    done: Bool[Tensor, "batch"]
+
+
+def descend(
+    template: BodyTemplate,
+    problem: Problem,
+    theta: Theta,
+    weights: Weights,
+    *,
+    iterations: int,
+    tolerance: float = 1e-3,
+) -> Descent:
+    """At most `iterations` steps; whom a step gains less than `tolerance` of the energy stops."""
+    scratch = Scratch.of(problem)
+    here = normal_equations(template, problem, theta, weights, scratch)
+    damping, worse = (torch.full_like(here.energy, value) for value in (_DAMPING, _WORSE))
+    nobody = torch.zeros_like(here.energy, dtype=torch.bool)
+    people = torch.arange(len(nobody), device=nobody.device)
+    result = Descent(theta, here.energy, nobody)
+    walk = _Walk(people, problem, theta, here, damping, worse, nobody)
+    for _ in range(iterations):
+        walk = _step(template, walk, weights, tolerance, scratch)
+        # Leaving costs a copy of those who stay: wait until a fifth of them can go together.
+        if 5 * int(walk.done.sum()) >= len(walk.rows):
+            result = _write(result, walk[walk.done])
+            walk = walk[~walk.done]
+            if len(walk.rows) == 0:
+                return result
+    return _write(result, walk)
+
+
+def _step(
+    template: BodyTemplate, walk: _Walk, weights: Weights, tolerance: float, scratch: Scratch
+) -> _Walk:
+    """One step of everyone, kept where it lowers the energy; then the damping follows the gain."""
+    here = walk.here
+    step, promised = _solve(here, walk.damping)
+    theta = walk.theta.moved(step)
+    there = normal_equations(template, walk.problem, theta, weights, scratch)
+    gain = here.energy - there.energy
+    # Whoever is done but still in the batch stays put: no one's result depends on the others.
+    better = (gain > 0) & ~walk.done
+    # As promised: a fifth of the damping; half of it: as much; less: more.
+    kept = (1 - (2 * gain / promised - 1) ** 3).clamp(_LEAST, 2.0)
+    damping = walk.damping * torch.where(better, kept, walk.worse)
+    return replace(
+        walk,
+        theta=where(better, theta, walk.theta),
+        # The matrices are most of the memory: mostly there is nothing to put back.
+        here=there if bool(better.all()) else where(better, there, here),
+        damping=damping.clamp_min(1e-7),
+        worse=torch.where(better, torch.full_like(damping, _WORSE), 2 * walk.worse),
+        done=walk.done | (better & (gain < tolerance * here.energy)) | (damping > _HOPELESS),
+    )
+
+
+def _solve(
+    equations: NormalEquations, damping: Float[Tensor, "batch"]
+) -> tuple[Float[Tensor, "batch unknowns"], Float[Tensor, "batch"]]:
+    """The damped step and the gain its model promises; anything where the matrix is broken."""
+    matrix, gradient = equations.matrix.clone(), equations.gradient
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    added = damping[:, None] * (diagonal + _FLOOR) + 1e-6
+    diagonal += added
+    # LAPACK's upper factor comes in half the time of its lower one.
+    factor, _ = torch.linalg.cholesky_ex(matrix, upper=True)
+    step = -torch.cholesky_solve(gradient[..., None], factor, upper=True)[..., 0]
+    return step, (step * (added * step - gradient)).sum(-1)
+
+
+def _write(result: Descent, walk: _Walk) -> Descent:
+    """The result with what the walkers have reached."""
+    reached = Descent(walk.theta, walk.here.energy, walk.done)
+    return combine([result, reached], lambda pair: pair[0].index_copy(0, walk.rows, pair[1]))

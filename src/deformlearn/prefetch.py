@@ -1,0 +1,38 @@
+"""The next batch is made while a GPU works on this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterable[T], where: torch.device) -> Iterator[T]:
+    """The same items in the same order; for a CUDA device each is made while the one before is used.
+
+    One other thread makes them, at most one waits, and what making it raises is raised where it was to
+    come. Its kernels go to the default stream of `where`, as the caller's do. On a CPU all cores are the
+    network's already: a second thread made a step half as long again (docs/performance.md).
+    """
+    if where.type != "cuda":
+        yield from items
+        return
+    end: Any = object()
+    iterator = iter(items)
+    # A new thread begins on device 0, and would open a context there.
+    with ThreadPoolExecutor(1, "ahead", torch.cuda.set_device, (where,)) as maker:
+        coming = maker.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = maker.submit(next, iterator, end)
+            yield item
+
+
+def sent(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
+    """A CPU tensor on another device; a CUDA device copies it while the host goes on."""
+    if where.type != "cuda" or tensor.is_cuda:
+        return tensor.to(where)
+    return tensor.pin_memory().to(where, non_blocking=True)

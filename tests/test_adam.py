@@ -1,0 +1,63 @@
+"""Registration by Adam, the paper's way, and its compilation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deformlearn import adam
+from deformlearn.config import PAPER_REGISTRATION, RegistrationConfig
+from deformlearn.estimate import Estimate
+from deformlearn.registration import quality_of, register
+
+ADAM = RegistrationConfig(solver="adam", depth_weight=10.0, joint_weight=0.001, scale_weight=10.0)
+
+
+def test_adam_finds_planted_people(template, planted):
+    _, observations, crop = planted(template, 8)
+    _, quality = register(template, observations, crop, ADAM)
+    assert quality.reprojection_px.median() < 0.5
+
+
+def test_adam_goes_on_from_where_it_is_told(template, planted):
+    truth, observations, crop = planted(template, 4)
+    config = replace(ADAM, learning_rate=1e-6, refit_steps=2)
+    near, quality = register(template, observations, crop, config, start=truth)
+    torch.testing.assert_close(near.body.pose, truth.body.pose, rtol=0, atol=1e-4)
+    assert quality.converged.all()
+
+
+def test_the_paper_settings_run_and_descend(template, planted):
+    _, observations, crop = planted(template, 4)
+    rest = Estimate.rest(template, 4)
+    before = quality_of(template, rest, observations, crop, PAPER_REGISTRATION).loss
+    _, after = register(template, observations, crop, PAPER_REGISTRATION)
+    assert (after.loss < 0.2 * before).all()
+
+
+def test_without_a_compiler_it_runs_eagerly_and_says_so_once(template, planted, monkeypatch):
+    _, observations, crop = planted(template, 2)
+    monkeypatch.setattr(adam.runtime, "has_compiler", lambda: False)
+    config = replace(ADAM, first_steps=1, steps=1, compile="always")
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        register(template, observations, crop, config)
+
+
+def test_a_compiler_that_fails_costs_one_warning_and_no_result(template, planted, monkeypatch):
+    _, observations, crop = planted(template, 2)
+
+    def broken(function, **_):
+        def fail(*arguments):
+            raise RuntimeError("no such instruction")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    adam._compiled.cache_clear()
+    config = replace(ADAM, first_steps=1, steps=3)
+    expected, _ = register(template, observations, crop, config)
+    with pytest.warns(UserWarning, match="no such instruction") as warned:
+        found, _ = register(template, observations, crop, replace(config, compile="always"))
+    adam._compiled.cache_clear()
+    assert len(warned) == 1
+    torch.testing.assert_close(found.body.pose, expected.body.pose)

@@ -1,0 +1,265 @@
+"""The tables and comparisons of the benchmarks; that every workload runs. Nothing is timed here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import experiment  # noqa: E402 (found by the line above)
+import peer_fit  # noqa: E402
+import planted  # noqa: E402
+import roofline  # noqa: E402
+import run  # noqa: E402
+from deformlearn.data.shards import read_images, read_people, read_truth  # noqa: E402
+from deformlearn.errors import InputError  # noqa: E402
+from machine import Bench, peak_megabytes  # noqa: E402
+from table import Baseline, Measured, cells, markdown_table, regressions, text_table  # noqa: E402
+
+
+@pytest.fixture
+def bench(tmp_path) -> Bench:
+    return Bench(torch.device("cpu"), "miniature", tmp_path)
+
+
+def speed(value: float, **options) -> Measured:
+    return Measured("speed", value, "people/s", **options)
+
+
+def error(value: float, **options) -> Measured:
+    return Measured("error", value, "mm", "lower", **options)
+
+
+def test_a_higher_speed_is_better_and_so_is_a_lower_error():
+    assert speed(20.0, peer=5.0).times_peer == 4
+    assert error(20.0, peer=80.0).times_peer == 4
+    assert speed(20.0, goal=10.0).met
+    assert not error(20.0, goal=10.0).met
+    assert speed(1.0).met is None
+    assert speed(1.0).times_peer is None
+
+
+def test_only_what_is_worse_than_accepted_by_more_than_its_tolerance_is_a_regression():
+    accepted = {"speed": 100.0, "error": 100.0}
+    assert regressions([speed(86.0), error(114.0)], accepted) == []
+    assert regressions([speed(1000.0), error(1.0)], accepted) == []
+    found = regressions([speed(84.0), error(116.0)], accepted)
+    assert found == [
+        "speed: 84 people/s, accepted 100 (-16%, tolerance 15%)",
+        "error: 116 mm, accepted 100 (-16%, tolerance 15%)",
+    ]
+    assert regressions([speed(1.0)], {}) == []
+
+
+def test_a_baseline_changes_only_when_it_is_told_to_and_only_what_was_measured(tmp_path):
+    path = tmp_path / "baseline.json"
+    baseline = Baseline(path)
+    assert baseline.of("laptop") == {}
+    assert not path.exists()
+    baseline.accept("laptop", [speed(10.0), error(5.0)])
+    baseline.accept("server", [speed(99.0)])
+    Baseline(path).accept("laptop", [speed(11.0)])
+    assert Baseline(path).of("laptop") == {"speed": 11.0, "error": 5.0}
+    assert Baseline(path).of("server") == {"speed": 99.0}
+
+
+def test_a_row_says_what_was_measured_what_was_accepted_and_what_it_means():
+    row = cells(speed(80.0, goal=50.0, peer=40.0), {"speed": 100.0})
+    assert row == [
+        "speed", "80", "people/s", "higher", "15%", "100", "-20%", "40", "2", ">= 50", "met WORSE",
+    ]  # fmt: skip
+
+
+def test_columns_of_a_table_stand_under_their_headings():
+    assert text_table(["metric", "value"], [["a", "1"], ["bcdefgh", "100"]]) == (
+        "metric   value\na            1\nbcdefgh    100"
+    )
+    assert markdown_table(["a"], [["b"]]) == "| a |\n| --- |\n| b |"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [name for name in run.GROUPS if name != "accuracy"])
+def test_every_workload_runs_and_names_each_number_once(group, bench):
+    found = run.GROUPS[group](bench)
+    assert found
+    assert len({one.metric for one in found}) == len(found)
+    assert all(isinstance(one.value, float) and one.value == one.value for one in found)
+
+
+def test_jobs_take_turns_and_the_first_turn_is_not_counted(bench):
+    calls = []
+    found = bench.seconds(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2
+    )
+    assert calls == ["a", "b"] * 3
+    assert [len(times) for times in found.values()] == [2, 2]
+
+
+def test_peak_memory_of_a_process_is_its_own_not_its_parents():
+    code = "import machine; print(machine.peak_megabytes())"
+    heavy = bytearray(600 * 2**20)
+    heavy[::4096] = b"x" * len(heavy[::4096])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCHMARKS)
+    assert float(done.stdout) < 600 < peak_megabytes()
+
+
+def test_planted_people_are_read_back_as_they_were_planted(template, tmp_path):
+    folder = planted.planted_folder(tmp_path / "people", template, 2000)
+    people = read_people(folder, "train", template)
+    wanted, _ = planted.planted(template, 1000)
+    assert len(set(people.keys)) == 2000
+    torch.testing.assert_close(people.observations.points[1000:], wanted.points, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        people.observations.keypoints[:1000], wanted.keypoints, rtol=0, atol=1e-5
+    )
+
+
+def test_the_peer_fits_what_was_planted_in_its_own_body(template, tmp_path):
+    pytest.importorskip("body_models")
+    path = peer_fit.write_smpl_layout(template, tmp_path / "body.npz")
+    fit = peer_fit.FullMeshFit(path, people=3, points=40, device=torch.device("cpu"))
+    first, last = fit.fit(1), fit.fit(100)
+    assert last < 0.02 * first
+
+
+def test_results_are_kept_with_their_machine_and_a_regression_is_the_exit_code(
+    tmp_path, monkeypatch, capsys
+):
+    folders = ["--out", str(tmp_path / "out"), "--baseline", str(tmp_path / "baseline.json")]
+
+    def exit_code(*more: str) -> int:
+        words = ["run.py", "--miniature", "--only", "machine", *folders, *more]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            run.main()
+        return end.value.code
+
+    assert exit_code("--accept") == 0
+    accepted = json.loads((tmp_path / "baseline.json").read_text())
+    (kind,) = accepted
+    (kept,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json"))
+    assert kept["kind"] == kind
+    assert {"device", "versions", "commit", "load", "measured"} <= kept.keys()
+    accepted[kind]["machine: copy, read + written"] *= 1e9
+    (tmp_path / "baseline.json").write_text(json.dumps(accepted))
+    assert exit_code() == 1
+    assert "WORSE  machine: copy" in capsys.readouterr().out
+
+
+def test_a_workload_that_breaks_costs_its_own_numbers_alone(tmp_path, monkeypatch, capsys):
+    def broken(bench: Bench) -> list[Measured]:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setitem(run.GROUPS, "start", broken)
+    folders = ["--out", str(tmp_path / "out"), "--baseline", str(tmp_path / "baseline.json")]
+    words = ["run.py", "--miniature", "--only", "start", "--only", "machine", "--accept", *folders]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="1"):
+        run.main()
+    out = capsys.readouterr().out
+    assert "FAILED start: RuntimeError: out of order" in out
+    assert "machine: copy" in out
+    assert not (tmp_path / "baseline.json").exists()
+
+
+def test_the_roofline_is_the_lower_of_arithmetic_and_memory():
+    kept = {
+        "kind": "a machine", "commit": "abc",
+        "measured": [
+            {"metric": "machine: matrix product, float32", "value": 100.0},
+            {"metric": "machine: matrix product, bfloat16", "value": 200.0},
+            {"metric": "machine: copy, read + written", "value": 10.0},
+            {"metric": "registration, CPU: 150 Adam steps, ours", "value": 500.0},
+        ],
+    }  # fmt: skip
+    text = roofline.markdown(kept)
+    # 36 MFLOP a person at 100 GFLOP/s: 2,778 people a second at most.
+    assert "| registration, 150 Adam steps | 36 | 0.01 | 2,778 (arithmetic) | 500 | 18.0% |" in text
+    assert "| Parquet in |" in text
+    assert "(memory)" in text
+
+
+def write_people(folder: Path, description: str, template) -> Path:
+    from deformlearn.data.shards import (
+        DatasetInfo,
+        Row,
+        TruthRow,
+        write_info,
+        write_rows,
+        write_truth,
+    )
+
+    numbers = torch.zeros(2, 3).numpy()
+    row = Row(
+        "train-0", (1.0, 1.0, 1.0), numbers[:, :2], numbers[:, 0].astype(int), numbers + 1 / 3,
+        numbers[:, 0] + 1, torch.zeros(24, 2).numpy(), torch.ones(24).numpy(), image=folder.name.encode(),
+    )  # fmt: skip
+    write_rows(folder, "train", 0, [row])
+    write_truth(folder, "train", 0, [TruthRow("train-0", numbers)])
+    info = DatasetInfo(template.name, template.fingerprint, "smpl24", ("a", "b"), description)
+    write_info(folder, info)
+    return folder
+
+
+def test_mixed_data_sets_hold_everyone_with_their_own_truth(template, tmp_path):
+    sources = [write_people(tmp_path / name, name, template) for name in ("wild", "lab")]
+    experiment.mix(tmp_path / "both", sources)
+    people = read_people(tmp_path / "both", "train", template)
+    assert people.keys == ["wild-train-0", "lab-train-0"]
+    assert read_truth(tmp_path / "both", "train", people.keys).keys == people.keys
+    images = {key: image for key, image, _ in read_images(tmp_path / "both", "train", people.keys)}
+    assert images == {"wild-train-0": b"wild", "lab-train-0": b"lab"}
+
+
+def test_data_sets_of_two_templates_are_not_mixed(template, anny, tmp_path):
+    sources = [
+        write_people(tmp_path / name, name, body)
+        for name, body in (("wild", template), ("lab", anny))
+    ]
+    with pytest.raises(InputError, match="cannot be mixed"):
+        experiment.mix(tmp_path / "both", sources)
+
+
+def test_what_an_unfinished_experiment_has_measured_is_collected(tmp_path):
+    state, out = tmp_path / "state", tmp_path / "out"
+    run_folder = state / "run-exact"
+    run_folder.mkdir(parents=True)
+    (state / "done").mkdir()
+    (state / "done" / "people").touch()
+    (state / "done" / "try-tests").write_text("failed: try-tests (exit code 1): one failed\n")
+    scores = {"raw": 51.25, "bone_sum": 52.0, "true_size": 40.0, "aligned": 30.0, "people": 9}
+    record = {
+        "stage": "register", "round": 1, "seconds": 3.0,
+        "scores": {**scores, "vertices": None, "by_action": {"Walking": scores}},
+    }  # fmt: skip
+    (run_folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    for name in ("config", "versions"):
+        (run_folder / f"{name}.json").write_text('{"rounds": 1}')
+    experiment.collect(state, out)
+    page = (out / "results.md").read_text()
+    assert "| registration, round 1 | train | 51.2 | 52.0 | 40.0 | 30.0 |  |  |" in page
+    assert "| no 3D: the paper, MoSh correspondences | test |  |  |  |  |  | 96.99 |" in page
+    assert "Steps done: people.\n- failed: try-tests (exit code 1): one failed" in page
+    assert "by_action" not in (out / "experiment.json").read_text()
+    assert (out / "fig2-exact.png").stat().st_size > 0
+
+
+def test_gpu_script_says_what_is_left_and_goes_on(tmp_path):
+    """With no time at all, it stops before its first step and asks to be called again."""
+    environment = {
+        **os.environ, "LIMIT": "0", "SIZE": "miniature", "DEVICE": "cpu",
+        "STATE": str(tmp_path / "state"), "OUT": str(tmp_path / "out"), "PYTHON": sys.executable,
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", str(BENCHMARKS / "gpu.sh")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 75, done.stderr
+    assert "stopped in try-bench-machine" in done.stdout
+    assert "Steps done: none." in (tmp_path / "out" / "results.md").read_text()

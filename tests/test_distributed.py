@@ -1,0 +1,263 @@
+"""Runs by two processes: torchrun and gloo, as a user would start them."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deformlearn import distributed
+from deformlearn.distributed import ALONE, Team, by_blocks, together
+from deformlearn.errors import InputError
+from deformlearn.estimate import Estimate
+from kill_anywhere import compare
+from tiny_runs import command, one_thread, run, write_people
+
+# Lone processes ----------------------------------------------------------------------------------
+
+
+def test_a_process_by_itself_is_a_team_of_one_that_never_waits():
+    ALONE.wait()
+    assert ALONE.leads
+    assert list(ALONE.share(3)) == [0, 1, 2]
+    assert ALONE.gather("a") == ["a"]
+    assert ALONE.tell("b") == "b"
+    with pytest.raises(InputError, match="ill"), ALONE.refuse_together():
+        raise InputError("ill")
+
+
+def test_every_item_is_one_process_s():
+    shares = [Team(rank, 3).share(8) for rank in range(3)]
+    assert sorted(item for share in shares for item in share) == list(range(8))
+
+
+def test_without_torchrun_nothing_is_joined(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with together("cpu") as team:
+        assert team is ALONE
+
+
+@pytest.mark.parametrize(("people", "size"), [(1, 4), (8, 4), (11, 4), (3, 1)])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_blocks_come_back_in_order_whoever_did_them(template, people, size, processes):
+    """Every process in turn, with what the others gathered: the rows are those of one process."""
+    rest = Estimate.rest(template, people)
+    marked = rest.map(
+        lambda x: torch.arange(people, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1)) + x
+    )
+    done: list = []
+
+    class Pretended(Team):
+        def gather(self, value):
+            done.append(value)
+            return done if len(done) == processes else [*done, *[None] * (processes - len(done))]
+
+    for rank in range(processes):
+        blocks = []
+
+        def work(rows, blocks=blocks):
+            blocks.append(rows)
+            return marked[rows]
+
+        if rank < processes - 1:
+            # Only the last process sees everything; the others cannot put it together.
+            with contextlib.suppress(RuntimeError, IndexError, ValueError):
+                by_blocks(Pretended(rank, processes), people, size, work)
+        else:
+            found = by_blocks(Pretended(rank, processes), people, size, work)
+    for one, other in zip(found.tensors(), marked.tensors(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "problem"),
+    [("cuda", 3, "3 processes on one machine need as many GPUs, and this PyTorch sees 2"),
+     ("cuda:1", 2, "'cuda:1' is one GPU for 2 processes"),
+     ("cuda", 2, ""), ("auto", 2, ""), ("cuda:1", 1, ""), ("cpu", 9, "")],
+)  # fmt: skip
+def test_every_process_has_a_gpu_of_its_own(monkeypatch, name, here, problem):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    backend, found = distributed._backend(name)
+    assert backend == ("gloo" if name == "cpu" else "cpu:gloo,cuda:nccl")
+    assert (
+        found.startswith(problem) if problem and not problem.startswith("'") else problem in found
+    )
+    assert bool(found) == bool(problem)
+
+
+# Two processes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture(scope="module")
+def alone(people, tmp_path_factory) -> Path:
+    """A run of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = run(people, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def both(people, tmp_path_factory) -> Path:
+    """The same by two processes."""
+    out = tmp_path_factory.mktemp("both") / "run"
+    done = run(people, out, processes=2)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert sum("round 1: registration" in line for line in lines) == 1, "only one tells"
+    return out
+
+
+def records(out: Path) -> dict:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return {(one["stage"], one["round"]): one for one in map(json.loads, lines)}
+
+
+def test_two_processes_register_exactly_as_one_does(alone, both):
+    for name in ("lifter.safetensors", "round-1/estimates.parquet", "config.json", "shards.json"):
+        if name.endswith(".safetensors"):
+            one, two = (load_file(out / name) for out in (alone, both))
+            assert all(torch.equal(one[key], two[key]) for key in one)
+        else:
+            assert (alone / name).read_bytes() == (both / name).read_bytes(), name
+    for stage in (("references", 0), ("register", 1)):
+        one, two = (records(out)[stage] for out in (alone, both))
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_two_processes_learn_nearly_as_one_does(alone, both):
+    """Each normalises its own half of a batch (docs/scale.md): the losses agree to a tenth."""
+    one, two = (records(out) for out in (alone, both))
+    assert one.keys() == two.keys()
+    for round_ in (1, 2):
+        mine, theirs = (found["learn", round_] for found in (one, two))
+        for a, b in zip(mine["losses"], theirs["losses"], strict=True):
+            assert b["heatmap"] == pytest.approx(a["heatmap"], rel=0.1)
+            assert b["joints"] == pytest.approx(a["joints"], rel=0.1)
+        assert theirs["scores"]["raw"] == pytest.approx(mine["scores"]["raw"], rel=0.25)
+
+
+def test_what_one_process_began_two_go_on_with(people, alone, tmp_path):
+    """From the same predictions, the second round's fits and the refinement are the same to the bit."""
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["stage"] != "refine"]
+    kept = [line for line in kept if '"stage": "register", "round": 2' not in line]
+    assert len(kept) == len(lines) - 2
+    (out / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    for name in (
+        "round-2/estimates.parquet",
+        "round-2/alone.parquet",
+        "round-2/refined-test.parquet",
+    ):
+        (out / name).unlink()
+    (out / ".estimates.parquet.123.part").touch()
+    done = run(people, out, processes=2)
+    assert done.returncode == 0, done.stderr
+    differing = [line for line in compare(alone, out) if "metrics" not in line]
+    assert differing == []
+    for stage in (("register", 2), ("refine", 2)):
+        one, two = (records(folder)[stage] for folder in (alone, out))
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_whoever_is_killed_the_run_ends_the_same(people, both, tmp_path):
+    """A process: torchrun starts all again. Torchrun itself: its processes end, the command goes on."""
+    out = tmp_path / "run"
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        words = command(people, out, processes=2, restarts=3)
+        launcher = subprocess.Popen(words, stdout=file, stderr=file, env=one_thread())
+        try:
+            wait_for(out / "checkpoints" / "learn-1.pt", launcher)
+            os.kill(process_of(launcher.pid, 1), signal.SIGKILL)
+            wait_for(out / "round-2" / "estimates.parquet", launcher)
+        finally:
+            launcher.kill()
+            launcher.wait()
+        again = subprocess.run(words, stdout=file, stderr=file, env=one_thread())
+    assert again.returncode == 0, log.read_text()
+    assert compare(both, out) == []
+
+
+def wait_for(path: Path, launcher: subprocess.Popen) -> None:
+    end = time.monotonic() + 100
+    while not path.exists():
+        assert launcher.poll() is None, "it ended too soon"
+        assert time.monotonic() < end, f"no {path.name}"
+        time.sleep(0.01)
+
+
+def process_of(launcher: int, rank: int) -> int:
+    """The process of a rank that a launcher started."""
+    for folder in Path("/proc").iterdir():
+        try:
+            status = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            words = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+        if int(status[1]) == launcher and f"RANK={rank}".encode() in words:
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+# Refusals ----------------------------------------------------------------------------------------
+
+
+def refusal(*words, **options) -> str:
+    """The one line that two processes end with."""
+    done = run(*words, processes=2, **options)
+    assert done.returncode != 0
+    lines = [line for line in done.stdout.splitlines() if line.startswith("refused by")]
+    assert len(lines) == 1, done.stdout + done.stderr
+    assert lines[0].startswith("refused by 0: "), "rank 0 alone speaks"
+    return lines[0]
+
+
+def test_processes_with_other_options_and_data_are_refused_with_what_differs(people, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(people, other)
+    shards = other / "observations"
+    shutil.copy(shards / "test-00000.parquet", shards / "train-00002.parquet")
+    line = refusal(people, tmp_path / "run", f"1:data={other}", "1:rounds=5")
+    assert "process 1 was given something else than process 0 (config.rounds: 2 became 5; " in line
+    assert "shards.observations/train-00002.parquet.bytes: " in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_one_process_alone_cannot_read_ends_all(people, tmp_path):
+    line = refusal(people, tmp_path / "run", f"1:data={tmp_path / 'nothing'}")
+    assert "no dataset.json" in line
+
+
+def test_the_command_says_once_that_a_gpu_is_missing(tmp_path):
+    """As a user starts it; every process refuses, rank 0 says why, and nothing is begun."""
+    if torch.cuda.is_available():
+        pytest.skip("there are GPUs here")
+    words = [*command(tmp_path, tmp_path, processes=2)[:-3], "-m", "deformlearn", "run"]
+    done = subprocess.run(
+        [*words, tmp_path, "--out", tmp_path / "run", "--device", "cuda"],
+        capture_output=True, text=True, env=one_thread(),
+    )  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if line.startswith("deformlearn: ")]
+    assert lines == [
+        "deformlearn: 2 processes on one machine need as many GPUs, and this PyTorch sees 0; "
+        "start fewer (--nproc-per-node), or give --device cpu"
+    ]
+    assert "exitcode  : 2 " in done.stderr
+    assert not (tmp_path / "run").exists()

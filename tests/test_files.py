@@ -1,0 +1,57 @@
+"""Places on disk and in object stores, and files that are whole or absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+from fsspec.registry import known_implementations
+
+from deformlearn.errors import InputError
+from deformlearn.files import place, whole_file, write_atomically
+
+
+def test_a_path_is_a_path(tmp_path):
+    assert place("some/folder") == Path("some/folder")
+    assert place(tmp_path) is tmp_path
+    for url in (f"file://{tmp_path}/set", f"local://{tmp_path}/set"):
+        assert place(url) == tmp_path / "set"
+        assert isinstance(place(url), Path)
+
+
+def test_a_url_is_a_place_in_a_store():
+    folder = place("memory://files/set")
+    assert not isinstance(folder, Path)
+    write_atomically(folder / "deep" / "a.txt", b"old")
+    write_atomically(folder / "deep" / "a.txt", b"new")
+    assert (folder / "deep" / "a.txt").read_bytes() == b"new"
+    assert str(folder / "deep") == "memory://files/set/deep"
+
+
+@pytest.mark.parametrize(
+    ("implementation", "package"),
+    [("none_such.FileSystem", "none_such"), ("fsspec.implementations.none.Such", "fsspec[tape]")],
+)
+def test_a_missing_package_is_named(implementation, package, monkeypatch):
+    about = {"class": implementation, "err": "not there"}
+    monkeypatch.setitem(known_implementations, "tape", about)
+    with pytest.raises(InputError) as refusal:
+        place("tape://bucket/set")
+    assert str(refusal.value) == f"tape:// needs the package {package}; pip install {package}"
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(InputError, match="nothing is known of telepathy://"):
+        place("telepathy://my/thoughts")
+
+
+def test_a_streamed_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "a" / "file"
+    with whole_file(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    with pytest.raises(TypeError), whole_file(path) as file:
+        file.write("no bytes")
+    assert path.read_bytes() == b"one two"
+    assert os.listdir(path.parent) == ["file"]

@@ -1,0 +1,269 @@
+"""The whole method on a few octahedra: what a run refuses, what it leaves, how it goes on."""
+
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from deformlearn import lifter as lifting
+from deformlearn.data.estimates import read_estimates
+from deformlearn.data.shards import read_people, read_truth, splits
+from deformlearn.distributed import ALONE, Team
+from deformlearn.errors import InputError
+from deformlearn.evaluation import score_estimates
+from deformlearn.files import place
+from deformlearn.lifter import Lifter
+from deformlearn.progress import Watch
+from deformlearn.registering import register_split
+from deformlearn.rounds import _enough_for_all, deform_and_learn
+from deformlearn.stepping import NotFiniteError
+from deformlearn.workshop import load_split
+from kill_anywhere import compare
+from tiny_runs import TINY, write_people
+
+QUICK = replace(TINY, regressor=replace(TINY.regressor, epochs=1))
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people"), train=10, shard=4)
+
+
+@pytest.fixture(scope="module")
+def finished(people, template, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    deform_and_learn(people, out, replace(QUICK, baselines=True), template)
+    return out
+
+
+def stages(out: Path) -> list[tuple[str, int]]:
+    records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [(record["stage"], record["round"]) for record in records]
+
+
+def test_the_rounds_alternate_deform_and_learn(finished):
+    assert stages(finished)[:7] == [
+        ("lifter", 0), ("references", 0), ("register", 1), ("learn", 1),
+        ("register", 2), ("learn", 2), ("refine", 2),
+    ]  # fmt: skip
+    assert not list(finished.rglob("*.part*")), "nothing temporary stays"
+    assert not list(finished.rglob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 5])
+def test_a_run_cut_off_after_any_stage_ends_the_same(people, template, finished, tmp_path, last):
+    """The stage after the last record has done its work, but for the record: it is done again."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    lines = (out / "metrics.jsonl").read_text().splitlines()[: last + 1]
+    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    deform_and_learn(people, out, replace(QUICK, baselines=True), template)
+    assert compare(finished, out) == []
+
+
+def test_a_finished_run_does_nothing_again(people, template, finished, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+
+    def never(*_, **__):
+        raise AssertionError("it was done already")
+
+    for name in ("register_split", "learn", "predict_split"):
+        monkeypatch.setattr(f"deformlearn.rounds.{name}", never)
+    monkeypatch.setattr("deformlearn.comparisons.register_people", never)
+    monkeypatch.setattr("deformlearn.comparisons.learn", never)
+    deform_and_learn(people, out, replace(QUICK, baselines=True), template)
+
+
+def test_comparisons_are_asked_for_later_without_doing_the_rounds_again(
+    people, template, finished, tmp_path
+):
+    out = tmp_path / "run"
+    deform_and_learn(people, out, QUICK, template)
+    assert ("no iteration", 0) not in stages(out)
+    deform_and_learn(people, out, replace(QUICK, baselines=True), template)
+    assert compare(finished, out) == []
+
+
+def test_people_in_memory_are_registered_as_those_on_disk_are(people, template, finished):
+    """A control fits in memory what the rounds fit shard by shard: from the same start, the same."""
+    first = finished / "round-1" / "estimates.parquet"
+    out = finished.parent / "again.parquet"
+    register_split(
+        people, "train", template, out, QUICK.registration,
+        lifter=lifting.load_lifter(finished / "lifter.safetensors"), start=first, before=first,
+    )  # fmt: skip
+    split = read_people(people, "train", template)
+    scores = score_estimates(
+        template,
+        read_estimates(out, template).estimate,
+        read_truth(people, "train", split.keys),
+        split.actions,
+    )
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    control = next(one for one in records if one["stage"] == "control: own fit continued")
+    assert control["scores"] == scores.record()
+
+
+@pytest.mark.parametrize("change", ["gone", "shorter"])
+def test_a_shard_that_changes_while_a_run_is_off_is_named(people, template, tmp_path, change):
+    data = tmp_path / "data"
+    shutil.copytree(people, data)
+    out = tmp_path / "run"
+    deform_and_learn(data, out, replace(QUICK, rounds=1), template)
+    shard = data / "observations" / "train-00001.parquet"
+    if change == "gone":
+        shard.unlink()
+    else:
+        shutil.copy(data / "observations" / "train-00002.parquet", shard)
+    message = "gone" if change == "gone" else "4 rows became 2"
+    with pytest.raises(InputError, match=rf"observations/train-00001.parquet .*{message}.* since"):
+        deform_and_learn(data, out, replace(QUICK, rounds=1), template)
+
+
+def test_a_shard_that_changes_between_two_stages_is_named(people, template, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(people, data)
+
+    def learn(*_, **__):
+        (data / "truth" / "test-00001.parquet").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deformlearn.rounds.learn", learn)
+    with pytest.raises(KeyboardInterrupt):
+        deform_and_learn(data, tmp_path / "run", QUICK, template)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"truth/test-00001.parquet \(1 rows\) has gone since"):
+        deform_and_learn(data, tmp_path / "run", QUICK, template)
+
+
+def test_a_run_needs_no_test_split(people, template, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(people, data, ignore=shutil.ignore_patterns("test-*"))
+    assert splits(data) == ["train"]
+    out = tmp_path / "run"
+    deform_and_learn(data, out, replace(QUICK, rounds=1, baselines=True), template)
+    assert stages(out) == [
+        ("lifter", 0), ("register", 1), ("learn", 1),
+        ("control: own fit continued", 0), ("control: second start", 0),
+    ]  # fmt: skip
+
+
+def test_more_processes_than_there_is_work_for_are_refused(people, template):
+    split = load_split(people, "train", template, 32, 1)
+    _enough_for_all(Team(0, 4), QUICK, split)
+    _enough_for_all(ALONE, replace(QUICK, regressor=replace(QUICK.regressor, batch=1)), split)
+    for batch, most in ((8, 4), (99, 5)):
+        config = replace(QUICK, regressor=replace(QUICK.regressor, batch=batch))
+        message = f"6 processes are too many for 10 training people .*start at most {most}$"
+        with pytest.raises(InputError, match=message):
+            _enough_for_all(Team(0, 6), config, split)
+
+
+class Told(Team):
+    """A process of two that hears nothing bad of the other."""
+
+    def gather(self, value):
+        return [value, value]
+
+
+def test_of_many_pictures_the_first_process_decodes_all_and_the_others_map_them(
+    people, template, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("deformlearn.workshop._EACH_ITS_OWN", 0)
+    alone = load_split(people, "train", template, 32, 1)
+    first = load_split(people, "train", template, 32, 1, cache=tmp_path, team=Told(0, 2))
+
+    def never(*_):
+        raise AssertionError("it was decoded already")
+
+    monkeypatch.setattr("deformlearn.data.images.decode_image", never)
+    second = load_split(people, "train", template, 32, 1, cache=tmp_path, team=Told(1, 2))
+    for split in (first, second):
+        assert torch.equal(split.images.pixels, alone.images.pixels)
+        assert split.people.keys == alone.people.keys
+    assert list(tmp_path.glob("*.pixels"))
+
+
+def test_a_data_set_in_an_object_store_gives_the_same_run(people, template, finished, tmp_path):
+    store = place("memory://people")
+    for path in (path for path in people.rglob("*") if path.is_file()):
+        target = store / str(path.relative_to(people))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    out = tmp_path / "run"
+    deform_and_learn(store, out, replace(QUICK, baselines=True), template)
+    assert compare(finished, out) == []
+    assert json.loads((out / "config.json").read_text())["data"]["path"] == "memory://people"
+
+
+def lifter_file(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    lifting.save_lifter(Lifter("skeleton25", 8), path)
+    return path
+
+
+def test_people_without_key_points_need_a_lifter_and_go_on_with_the_one_they_began_with(
+    template, tmp_path
+):
+    """DensePose alone: nothing to train a lifter on, but one from elsewhere lifts their own joints."""
+    data = write_people(tmp_path / "data", train=10, keypoints_seen=False)
+    out, config = tmp_path / "run", replace(QUICK, rounds=1)
+    with pytest.raises(InputError, match=r"0 of 10 people have them.*--lifter FILE"):
+        deform_and_learn(data, tmp_path / "none", config, template)
+    one, other = (lifter_file(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2))
+    records = deform_and_learn(data, out, config, template, lifter=one)
+    assert (out / "lifter.safetensors").read_bytes() == one.read_bytes()
+    references = next(record for record in records if record["stage"] == "references")
+    assert "lifter_only" not in references, "nobody has key points to be lifted"
+    assert deform_and_learn(data, out, config, template, lifter=one) == records
+    for different in (other, None):
+        with pytest.raises(InputError, match=r"another configuration \(data.lifter"):
+            deform_and_learn(data, out, config, template, lifter=different)
+
+
+def test_what_is_no_lifter_is_refused_before_the_run_begins(people, template, tmp_path):
+    (tmp_path / "text.safetensors").write_text("no lifter")
+    with pytest.raises(InputError, match="cannot read a lifter"):
+        deform_and_learn(
+            people, tmp_path / "run", QUICK, template, lifter=tmp_path / "text.safetensors"
+        )
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_loss_that_is_not_finite_names_the_people_and_the_last_good_checkpoint(
+    people, template, tmp_path, monkeypatch
+):
+    epochs = []
+
+    def check(stepper, epoch, steps):
+        epochs.append(epoch)
+        if epoch == 1:
+            raise NotFiniteError("the loss is not finite in step 1", [3, 0])
+
+    monkeypatch.setattr("deformlearn.stepping.Stepper.check", check)
+    out, config = tmp_path / "run", replace(QUICK, regressor=replace(TINY.regressor, epochs=3))
+    with pytest.raises(InputError) as caught:
+        deform_and_learn(people, out, config, template)
+    kept = out / "checkpoints" / "learn-1.pt"
+    assert str(caught.value) == (
+        f"the loss is not finite in step 1; these are train-003, train-000; "
+        f"the last good checkpoint is {kept}"
+    )
+    assert kept.exists()
+    assert set(epochs) == {0, 1}
+
+
+def test_a_profile_is_told_and_changes_nothing(people, template, finished, tmp_path):
+    said = io.StringIO()
+    watch = Watch(console=Console(file=said, width=400))
+    out, config = tmp_path / "run", replace(QUICK, baselines=True)
+    deform_and_learn(people, out, config, template, profile=True, watch=watch)
+    assert "training: " in said.getvalue()
+    assert "prediction: " in said.getvalue()
+    assert compare(finished, out) == []

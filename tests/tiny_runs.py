@@ -1,0 +1,136 @@
+"""The smallest runs of the whole method, and processes that do one together (tests/test_distributed.py).
+
+    python tests/tiny_runs.py DATA OUT [word=value ...]
+    torchrun --nproc-per-node 2 tests/tiny_runs.py DATA OUT
+
+The people are octahedra in noise: what a network learns from them means nothing, that it is always the
+same does.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from conftest import octahedra, plant
+from deformlearn.config import LifterConfig, RegistrationConfig, RegressorConfig, RunConfig
+from deformlearn.data.shards import DatasetInfo, Row, TruthRow, write_info, write_rows, write_truth
+from deformlearn.distributed import together
+from deformlearn.errors import InputError
+from deformlearn.estimate import camera_joints
+from deformlearn.progress import Watch
+from deformlearn.rounds import deform_and_learn
+from deformlearn.skeleton import joint_set
+
+TINY = RunConfig(
+    rounds=2,
+    device="cpu",
+    workers=1,
+    registration=RegistrationConfig(
+        first_steps=3, steps=6, refit_steps=4, batch=4, compile="never"
+    ),
+    lifter=LifterConfig(width=16, steps=30, batch=8),
+    regressor=RegressorConfig(
+        backbone="test_resnet", pretrained=False, size=32, batch=8, epochs=3, learning_rate=1e-3,
+        head_steps=5, head_views=1, head_batch=8,
+    ),
+)  # fmt: skip
+
+
+def write_people(
+    folder: Path, *, train: int = 22, test: int = 5, shard: int = 8, keypoints_seen: bool = True
+) -> Path:
+    """A data set with truth: two splits, `shard` people a shard."""
+    joints = joint_set("skeleton25")
+    template = octahedra()
+    write_info(
+        folder, DatasetInfo(template.name, template.fingerprint, joints.name, joints.landmarks)
+    )
+    noise = np.random.default_rng(0)
+    for split, people, seed in (("train", train, 0), ("test", test, 1)):
+        truth, seen, crop = plant(template, people, seed)
+        points, keypoints = (crop.to_pixels(x).numpy() for x in (seen.points, seen.keypoints))
+        landmarks = camera_joints(template, truth, joints.name).numpy() * 1000
+        rows, truths = [], []
+        for i in range(people):
+            file = io.BytesIO()
+            Image.fromarray(noise.integers(0, 255, (32, 32, 3), np.uint8)).save(file, "png")
+            rows.append(
+                Row(
+                    key=f"{split}-{i:03d}", crop=(64.0, 64.0, 64.0), points=points[i],
+                    faces=seen.faces[i].numpy(), barycentric=seen.barycentric[i].numpy(),
+                    point_weights=seen.point_weights[i].numpy(), keypoints=keypoints[i],
+                    keypoint_weights=seen.keypoint_weights[i].numpy() * keypoints_seen,
+                    image=file.getvalue(), action="still",
+                )
+            )  # fmt: skip
+            truths.append(TruthRow(rows[-1].key, landmarks[i]))
+        for number, first in enumerate(range(0, people, shard)):
+            write_rows(folder, split, number, rows[first : first + shard])
+            write_truth(folder, split, number, truths[first : first + shard])
+    return folder
+
+
+def command(data: Path, out: Path, *words: str, processes: int = 1, restarts: int = 0) -> list[str]:
+    """The command line of a tiny run, by one process or by several."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        # A port of its own for every run: several may be tested at once.
+        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        launcher += ["--max-restarts", str(restarts)]
+    return [*launcher, __file__, str(data), str(out), *words]
+
+
+def run(data: Path, out: Path, *words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """A tiny run in processes of its own, of one thread each."""
+    return subprocess.run(
+        command(data, out, *words, processes=processes),
+        capture_output=True,
+        text=True,
+        env=one_thread(),
+    )
+
+
+def one_thread() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def main(data: str, out: str, *words: str) -> None:
+    """Do a tiny run. `word=value` changes the configuration; `1:word=value` that of process 1 alone."""
+    rank = os.environ.get("RANK", "0")
+    config, chosen = TINY, Path(data)
+    for word in words:
+        whom, _, change = word.rpartition(":")
+        name, _, value = change.partition("=")
+        if whom not in ("", rank):
+            continue
+        if name == "data":
+            chosen = Path(value)
+        elif name == "batch":
+            config = replace(config, regressor=replace(config.regressor, batch=int(value)))
+        else:
+            config = replace(config, **{name: json.loads(value)})
+    try:
+        with together(config.device) as team:
+            template = octahedra()
+            deform_and_learn(
+                chosen, Path(out), config, template, team=team, watch=Watch(quiet=not team.leads)
+            )
+    except InputError as error:
+        print(f"refused by {rank}: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])
