@@ -46,7 +46,7 @@ class Bench:
     def wait(self) -> None:
         """Until the device has done what it was given."""
         if self.gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
     def seconds(
         self, jobs: Mapping[str, Callable[[], object]], *, repeats: int
@@ -98,7 +98,7 @@ def limits(bench: Bench) -> list[Measured]:
 def kind(bench: Bench) -> str:
     """Machines whose numbers may be compared: processor or GPU, threads, size of the benchmark."""
     if bench.gpu:
-        return f"{torch.cuda.get_device_name()}, {bench.size}"
+        return f"{torch.cuda.get_device_name(bench.device)}, {bench.size}"
     return f"{processor()}, {torch.get_num_threads()} threads, {bench.size}"
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from deformlearn.runtime import device
+from deformlearn.runtime import autocast, device
 
 PARENT = """
 import os, time
@@ -57,3 +57,11 @@ def test_of_several_processes_on_a_machine_each_has_its_own_gpu(monkeypatch, nam
     assert device(name) == torch.device("cuda", 3)
     assert device("cuda:1") == torch.device("cuda", 1)
     assert device("cpu") == torch.device("cpu")
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    with autocast(torch.device("cuda", 0)):
+        assert not torch.is_autocast_enabled("cuda")

@@ -178,6 +178,20 @@ def test_a_team_on_gpus_finds_the_parts_that_fit_before_its_first_step(template,
         stepper.step(examples, torch.arange(8), 0.0)
 
 
+def test_the_search_for_parts_waits_for_no_one_and_leaves_no_trace(template, data):
+    stepper = Stepper(still(template).train(), template, TINY, batch=8)
+    before = {name: value.clone() for name, value in stepper.network.named_buffers()}
+    # Synchronised batch normalisation asks the other processes wherever it is in training.
+    asked = []
+    for layer in stepper.network.modules():
+        layer.register_forward_hook(lambda layer, *_: asked.append(layer.training))
+    stepper._agree_on_parts(training_examples(data, template))
+    assert asked
+    assert not any(asked)
+    assert all(torch.equal(value, before[name]) for name, value in stepper.network.named_buffers())
+    assert all(layer.training for layer in stepper.network.modules())
+
+
 def test_a_gpu_is_asked_for_trouble_now_and_then_and_at_the_end_of_an_epoch(template):
     stepper = Stepper(still(template), template, TINY, batch=2)
     stepper.device = torch.device("cuda")

@@ -109,7 +109,8 @@ def energy_function(
         return energy
     if device.type == "cpu" and not runtime.has_compiler():
         warnings.warn(
-            "no C++ compiler found: registration runs eagerly, at half the speed", stacklevel=3
+            "no C++ compiler or no Python.h: registration runs eagerly, at half the speed",
+            stacklevel=3,
         )
         return energy
     return _compiled()

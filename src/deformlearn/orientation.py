@@ -80,8 +80,9 @@ def _from_points(start: Estimate, seen: Observations, points: BodyPoints) -> Est
     # A trunk seen flat from the front says little about depth: the ridge keeps that row small.
     ridge = 5e-5 * torch.eye(3, dtype=body.dtype, device=body.device)
     affine = torch.linalg.solve(spread + ridge, body.mT @ (weights * image)).mT
-    u, singular, vt = torch.linalg.svd(affine, full_matrices=False)
-    rows = u @ vt
+    # cuSOLVER takes a batch at once only where all of V is asked for.
+    u, singular, vt = torch.linalg.svd(affine)
+    rows = u @ vt[:, :2]
     matrix = torch.cat([rows, torch.linalg.cross(rows[:, 0], rows[:, 1])[:, None]], 1)
     scale = singular.mean(1).clamp(0.2, 3.0)
     shift = image_mean[:, 0] - scale[:, None] * (rows @ body_mean.mT)[..., 0]

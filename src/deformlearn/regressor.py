@@ -223,8 +223,8 @@ class Regressor(nn.Module):
             self.rest_size * (0.5 * size[:, 0]).exp(),
         )
         # The network says where the pelvis is; t belongs to the template's origin, which may be at
-        # the feet, where every turn of the body would move it.
-        turned = (camera.rotation() @ self.root)[:, :2]
+        # the feet, where every turn of the body would move it. (Autocast would round a product `@`.)
+        turned = (camera.rotation() * self.root).sum(-1)[:, :2]
         translation = camera.translation - camera.scale[:, None] * turned
         return Estimate(
             BodyParameters((0.3 * scales).exp(), pose.unflatten(-1, (-1, 3))),

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -53,13 +55,15 @@ def generator(seed: int, *stream: int, where: torch.device | str = "cpu") -> tor
 def autocast(where: torch.device) -> torch.autocast:
     """bfloat16 where the hardware multiplies it natively, else float32."""
     if where.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.autocast("cuda", torch.bfloat16, enabled=native)
     return torch.autocast("cpu", torch.bfloat16, enabled=_cpu_has_bfloat16())
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile can build code here."""
-    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    """Whether torch.compile can build code here: it needs a C++ compiler and Python's headers."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return headers.exists() and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

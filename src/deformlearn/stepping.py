@@ -195,6 +195,9 @@ class Stepper:
 
     def _agree_on_parts(self, examples: Examples) -> None:
         """Try one batch without the others: whoever stops in the middle of a step stops all."""
+        training = self.network.training
+        # In training, batch normalisation waits for the others in every layer.
+        self.network.eval()
         while True:
             try:
                 self._accumulate(examples, alone=True)
@@ -202,6 +205,7 @@ class Stepper:
             except torch.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
             self._halve(reason)
+        self.network.train(training)
         self.parts = max(self.team.gather(self.parts))
         self._tried = True
 
