@@ -103,11 +103,11 @@ def test_jobs_take_turns_and_the_first_turn_is_not_counted(bench):
 
 def test_peak_memory_of_a_process_is_its_own_not_its_parents():
     code = "import machine; print(machine.peak_megabytes())"
-    heavy = bytearray(600 * 2**20)
+    heavy = bytearray(1200 * 2**20)
     heavy[::4096] = b"x" * len(heavy[::4096])
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCHMARKS)
-    assert float(done.stdout) < 600 < peak_megabytes()
+    assert float(done.stdout) < 1200 < peak_megabytes()
 
 
 def test_planted_people_are_read_back_as_they_were_planted(template, tmp_path):

@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -218,3 +219,11 @@ def test_a_body_without_a_batch_is_skinned_like_one_of_many(template):
     torch.testing.assert_close(
         skin(template, parameters[1]), skin(template, parameters)[1], atol=1e-6, rtol=0
     )
+
+
+def test_a_template_travels_without_what_was_computed_from_it(template):
+    skin(template, template.rest_parameters(1))
+    assert "folded" in vars(template)
+    again = pickle.loads(pickle.dumps(template))
+    assert "folded" not in vars(again)
+    assert again.fingerprint == template.fingerprint

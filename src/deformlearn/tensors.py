@@ -38,6 +38,10 @@ class TensorData:
         """The selected rows (the same index on every tensor's first axis)."""
         return self.map(lambda x: x[index])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone travel to other processes: what was computed from them can be again."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
     def __len__(self) -> int:
         return len(next(self.tensors()))
 
