@@ -22,6 +22,13 @@ def everyone(source):
             yield Rejected(entry.where, str(error))
 
 
+def sorted_out(source):
+    """The people of a source, and what it rejects."""
+    found = list(everyone(source))
+    rejected = [one for one in found if isinstance(one, Rejected)]
+    return [one for one in found if not isinstance(one, Rejected)], rejected
+
+
 def require_sound(one, joints):
     """Whatever a damaged file says, a person that comes out of it can be used."""
     if isinstance(one, Rejected):

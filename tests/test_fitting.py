@@ -13,38 +13,20 @@ from deformlearn.config import LifterConfig, RegistrationConfig
 from deformlearn.data import predictions
 from deformlearn.data.densepose import halve_points
 from deformlearn.data.estimates import read_estimates
-from deformlearn.data.shards import DatasetInfo, Row, write_info, write_rows
+from deformlearn.data.shards import DatasetInfo, write_info, write_rows
 from deformlearn.errors import InputError
 from deformlearn.estimate import project_points
 from deformlearn.progress import Watch
 from densepose_files import planted_people, write_challenge, write_dump
+from tiny_runs import planted_rows
 
 QUICK = RegistrationConfig(first_iterations=1, iterations=4)
-
-
-def rows_of(template, planted, people=3):
-    """Planted people as rows of a data set whose crops lie somewhere in a larger image."""
-    _, seen, _ = planted(template, people, joints="coco17")
-    centre, half = np.array([200.0, 150.0]), 80.0
-    return [
-        Row(
-            key=f"p{row}",
-            crop=(200.0, 150.0, 80.0),
-            points=seen.points[row].numpy() * half + centre,
-            faces=seen.faces[row].numpy(),
-            barycentric=seen.barycentric[row].numpy(),
-            point_weights=np.ones(seen.points.shape[1]),
-            keypoints=seen.keypoints[row].numpy() * half + centre,
-            keypoint_weights=np.ones(17),
-        )
-        for row in range(people)
-    ]
 
 
 @pytest.fixture
 def folder(template, planted, tmp_path):
     write_info(tmp_path / "data", DatasetInfo(template.name, template.fingerprint, "coco17"))
-    rows = rows_of(template, planted)
+    rows = planted_rows(planted(template, 3, joints="coco17")[1])
     broken = replace(rows[1], key="broken", points=np.full_like(rows[1].points, np.nan))
     write_rows(tmp_path / "data", "train", 0, [rows[0], broken, rows[2]])
     return tmp_path
@@ -58,7 +40,7 @@ def test_a_data_set_is_fitted_and_its_bad_rows_are_listed(template, folder, caps
     assert "broken" in capsys.readouterr().err
     assert found.reprojection_px < 2
     back = read_estimates(folder / "out" / "estimates.parquet", template)
-    assert back.keys == ["p0", "p2"]
+    assert back.keys == ["p00", "p02"]
     surface = template.landmarks
     seen = back.crop.to_pixels(project_points(template, back.estimate, surface)[..., :2])
     assert (seen - torch.tensor([200.0, 150.0])).abs().max() < 160
@@ -71,7 +53,7 @@ def test_the_error_of_a_person_is_relative_to_its_size():
 
 
 def test_halves_share_no_point_and_lose_none(template, planted):
-    row = rows_of(template, planted, 1)[0]
+    row = planted_rows(planted(template, 1, joints="coco17")[1])[0]
     first, second = halve_points(row, seed=3)
     both = np.concatenate([first.points, second.points])
     assert len(first.points) == len(second.points) == 30

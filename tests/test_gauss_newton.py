@@ -65,3 +65,13 @@ def test_it_ends_no_higher_than_adam_for_most_people(template, planted):
     _, other = register(template, seen, crop, replace(CONFIG, solver="adam"))
     assert (quality.loss <= 1.02 * other.loss).float().mean() > 0.9
     assert quality.loss.mean() < 1.05 * other.loss.mean()
+
+
+def test_single_precision_moves_no_result(template, planted):
+    """What float32 loses is far below what a fit leaves open."""
+    _, problem, start, _ = begun(template, planted, 6)
+    single = descend(template, problem, start, SOFT, iterations=8, tolerance=0.0)
+    wide = [value.to(dtype=torch.double) for value in (template, problem, start, SOFT)]
+    double = descend(*wide, iterations=8, tolerance=0.0)
+    torch.testing.assert_close(single.energy.double(), double.energy, rtol=2e-3, atol=1e-5)
+    torch.testing.assert_close(single.theta.pose.double(), double.theta.pose, rtol=0, atol=1e-2)

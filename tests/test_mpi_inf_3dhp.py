@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deformlearn.data.mpi_inf_3dhp import Mpi3dhpTest, Mpi3dhpTrain
-from deformlearn.data.soundness import Rejected
-from deformlearn.data.sources import Entry, Frame
+from deformlearn.data.sources import Frame
 from deformlearn.errors import InputError
 from deformlearn.skeleton import joint_set
+from readers import sorted_out
 
 NAMES_28 = (
     "spine3 spine4 spine2 spine pelvis neck head head_top left_clavicle left_shoulder left_elbow "
@@ -57,26 +57,9 @@ def test_set(tmp_path):
     return folder
 
 
-def read(source):
-    people, rejected = [], []
-    for entry in source.entries():
-        several = [entry] if isinstance(entry, Rejected) else read_one(source, entry)
-        people += [one for one in several if not isinstance(one, Rejected)]
-        rejected += [one for one in several if isinstance(one, Rejected)]
-    return people, rejected
-
-
-def read_one(source, entry):
-    assert isinstance(entry, Entry)
-    try:
-        return source.people(entry)
-    except InputError as error:
-        return [Rejected(entry.where, str(error))]
-
-
 @pytest.mark.parametrize("run", [1, 3, 64])
 def test_valid_frames_are_read_in_order_whatever_the_run(test_set, run):
-    people, rejected = read(Mpi3dhpTest(test_set, run=run))
+    people, rejected = sorted_out(Mpi3dhpTest(test_set, run=run))
     assert not rejected
     assert [one.subject for one in people] == ["TS1"] * 6 + ["TS2"] * 6 + ["TS10"] * 6
     assert [one.frame for one in people[:6]] == [1, 2, 4, 5, 6, 7]
@@ -89,7 +72,7 @@ def test_valid_frames_are_read_in_order_whatever_the_run(test_set, run):
 
 
 def test_the_folder_above_true_sizes_and_steps(test_set):
-    people, _ = read(Mpi3dhpTest(test_set.parent, universal=False, every=2))
+    people, _ = sorted_out(Mpi3dhpTest(test_set.parent, universal=False, every=2))
     assert [one.frame for one in people[:3]] == [1, 4, 6]
     np.testing.assert_allclose(people[0].joints_mm[0], [3001, 4001, 5001])
     assert "own size" in Mpi3dhpTest(test_set, universal=False).description
@@ -98,7 +81,7 @@ def test_the_folder_above_true_sizes_and_steps(test_set):
 
 
 def test_the_box_surrounds_all_joints(test_set):
-    (person, *_), _ = read(Mpi3dhpTest(test_set))
+    (person, *_), _ = sorted_out(Mpi3dhpTest(test_set))
     x, y, width, height = person.box
     assert (person.keypoints > [x, y]).all()
     assert (person.keypoints < [x + width, y + height]).all()
@@ -116,7 +99,7 @@ def test_bad_rows_are_named_and_the_others_kept(test_set):
     images = test_set / "TS1" / "imageSequence"
     (images / "img_000003.jpg").unlink()
     (images / "img_000005.jpg").write_bytes(b"no image")
-    people, rejected = read(Mpi3dhpTest(test_set))
+    people, rejected = sorted_out(Mpi3dhpTest(test_set))
     assert len(people) == 18 - 6
     told = [(one.where, one.reason) for one in rejected]
     assert told[0][0] == "TS1/annot_data.mat row 2"
@@ -134,7 +117,7 @@ def test_bad_rows_are_named_and_the_others_kept(test_set):
 def test_more_images_than_rows_are_noticed(test_set):
     images = test_set / "TS1" / "imageSequence"
     shutil.copy(images / "img_000001.jpg", images / "img_000009.jpg")
-    _, (rejected,) = read(Mpi3dhpTest(test_set))
+    _, (rejected,) = sorted_out(Mpi3dhpTest(test_set))
     assert "9 images but 8 rows" in rejected.reason
 
 
@@ -151,7 +134,7 @@ def test_more_images_than_rows_are_noticed(test_set):
 )
 def test_a_sequence_with_wrong_fields_is_left_out_and_named(test_set, changes, words):
     write_test_file(test_set / "TS1" / "annot_data.mat", **changes)
-    people, (rejected,) = read(Mpi3dhpTest(test_set))
+    people, (rejected,) = sorted_out(Mpi3dhpTest(test_set))
     assert len(people) == 12
     assert rejected.where.endswith("TS1/annot_data.mat")
     assert words in rejected.reason
@@ -162,7 +145,7 @@ def test_other_files_and_folders_are_refused(test_set, tmp_path):
     path.write_bytes(path.read_bytes()[:3000])
     (test_set / "TS2" / "annot_data.mat").write_text("no such thing")
     (test_set / "TS10" / "annot_data.mat").unlink()
-    people, rejected = read(Mpi3dhpTest(test_set))
+    people, rejected = sorted_out(Mpi3dhpTest(test_set))
     assert not people
     assert ["MATLAB v7.3" in one.reason for one in rejected] == [True, True, False]
     assert "there is no" in rejected[2].reason
@@ -218,7 +201,7 @@ def train_set(tmp_path):
 
 
 def test_training_joints_are_found_by_their_names(train_set):
-    people, rejected = read(Mpi3dhpTrain(train_set, cameras=(0, 4)))
+    people, rejected = sorted_out(Mpi3dhpTrain(train_set, cameras=(0, 4)))
     assert not rejected
     assert [one.key for one in people[:4]] == [
         "S1_Seq1_video0_000000", "S1_Seq1_video0_000010", "S1_Seq1_video0_000020",
@@ -229,7 +212,7 @@ def test_training_joints_are_found_by_their_names(train_set):
         joint = NAMES_28.index(name)
         assert people[4].keypoints[place].tolist() == [460 + 10 * joint, 460 + 13 * joint]
         assert people[4].joints_mm[place, 0] == 3410 + 10 * joint
-    universal, _ = read(Mpi3dhpTrain(train_set, cameras=(0,), universal=True, every=5))
+    universal, _ = sorted_out(Mpi3dhpTrain(train_set, cameras=(0,), universal=True, every=5))
     assert len(universal) == 10
     assert universal[0].joints_mm.min() < 3000
 
@@ -238,7 +221,7 @@ def test_extracted_frames_serve_instead_of_a_video(train_set):
     frames = train_set / "S1/Seq1/imageFrames/video_0"
     frames.mkdir(parents=True)
     Image.new("RGB", (2048, 2048)).save(frames / "frame_000001.jpg")
-    people, rejected = read(Mpi3dhpTrain(train_set, cameras=(0,)))
+    people, rejected = sorted_out(Mpi3dhpTrain(train_set, cameras=(0,)))
     assert people[0].image == frames / "frame_000001.jpg"
     assert [one.where for one in rejected] == [f"S1/Seq1 camera 0 frame {row}" for row in (10, 20)]
 
@@ -247,7 +230,7 @@ def test_missing_cameras_frames_and_files_are_named(train_set):
     write_train_file(train_set / "S2/Seq2/annot.mat", frames=45, annot3=None)
     write_train_file(train_set / "S3/Seq1/annot.mat", frames=45)
     write_film(train_set / "S3/Seq1/imageSequence/video_0.avi", 25)
-    people, rejected = read(Mpi3dhpTrain(train_set, cameras=(0, 20)))
+    people, rejected = sorted_out(Mpi3dhpTrain(train_set, cameras=(0, 20)))
     assert len(people) == 6
     told = "\n".join(f"{one.where}: {one.reason}" for one in rejected)
     assert "S1/Seq1 camera 20: " in told
@@ -269,7 +252,7 @@ def test_missing_cameras_frames_and_files_are_named(train_set):
 )
 def test_wrong_training_fields_are_named(train_set, changes, words):
     write_train_file(train_set / "S1/Seq1/annot.mat", **changes)
-    people, rejected = read(Mpi3dhpTrain(train_set, cameras=(0,)))
+    people, rejected = sorted_out(Mpi3dhpTrain(train_set, cameras=(0,)))
     assert len(people) == 3
     assert words in rejected[0].reason
 
@@ -278,7 +261,7 @@ def test_other_training_files_and_folders_are_refused(train_set, tmp_path):
     path = train_set / "S1/Seq1/annot.mat"
     path.write_bytes(path.read_bytes()[:2000])
     (train_set / "S2/Seq2/annot.mat").write_text("no such thing")
-    people, rejected = read(Mpi3dhpTrain(train_set, cameras=(0,)))
+    people, rejected = sorted_out(Mpi3dhpTrain(train_set, cameras=(0,)))
     assert not people
     assert all("cannot be read as a MATLAB file" in one.reason for one in rejected)
     with pytest.raises(InputError, match=r"has no S1/Seq1/annot.mat"):
@@ -320,7 +303,7 @@ def test_a_mutated_file_gives_sound_people_or_says_why_not(wholes, data):
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
     path.write_bytes(content)
-    people, rejected = read(source)
+    people, rejected = sorted_out(source)
     assert not any("\n" in one.reason for one in rejected)
     for one in people:
         assert np.isfinite(one.keypoints).all()

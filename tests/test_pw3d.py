@@ -13,9 +13,9 @@ from PIL import Image
 
 from deformlearn.data.pw3d import Pw3d, Pw3dDetected
 from deformlearn.data.soundness import Rejected
-from deformlearn.data.sources import Entry
 from deformlearn.errors import InputError
 from deformlearn.skeleton import SEGMENTS, joint_set
+from readers import sorted_out
 
 FRAMES, WIDTH, HEIGHT = 6, 270, 480
 
@@ -92,28 +92,11 @@ def write(folder, content=None, split="test", name="downtown_walking_00"):
     return path
 
 
-def read(source):
-    people, rejected = [], []
-    for entry in source.entries():
-        several = [entry] if isinstance(entry, Rejected) else read_one(source, entry)
-        people += [one for one in several if not isinstance(one, Rejected)]
-        rejected += [one for one in several if isinstance(one, Rejected)]
-    return people, rejected
-
-
-def read_one(source, entry):
-    assert isinstance(entry, Entry)
-    try:
-        return source.people(entry)
-    except InputError as error:
-        return [Rejected(entry.where, str(error))]
-
-
 @pytest.mark.parametrize("run", [1, 4, 32])
 def test_everybody_of_every_frame_is_read(tmp_path, run):
     write(tmp_path)
     write(tmp_path, sequence("office_00", people=1), name="office_00")
-    people, rejected = read(Pw3d(tmp_path, run=run))
+    people, rejected = sorted_out(Pw3d(tmp_path, run=run))
     assert not rejected
     assert [one.key for one in people[:3]] == [
         "downtown_walking_00_00000_p0", "downtown_walking_00_00000_p1",
@@ -127,7 +110,7 @@ def test_everybody_of_every_frame_is_read(tmp_path, run):
 
 def test_truth_is_in_the_axes_of_the_camera_and_key_points_are_its_projection(tmp_path):
     write(tmp_path)
-    people, _ = read(Pw3d(tmp_path))
+    people, _ = sorted_out(Pw3d(tmp_path))
     one = people[2 * 3 + 1]
     place = np.append(joints(1, 3)[5], 1.0)
     expected = (camera(3) @ place)[:3]
@@ -150,7 +133,7 @@ def test_the_box_holds_all_joints_and_reaches_above_the_head(tmp_path):
     upright["cam_poses"] = np.tile(np.eye(4), (FRAMES, 1, 1))
     upright["cam_poses"][:, 2, 3] = 5
     write(tmp_path, upright)
-    (one, *_), _ = read(Pw3d(tmp_path))
+    (one, *_), _ = sorted_out(Pw3d(tmp_path))
     x, y, width, height = one.box
     assert (one.keypoints > [x, y]).all()
     assert (one.keypoints < [x + width, y + height]).all()
@@ -162,7 +145,7 @@ def test_frames_without_an_aligned_camera_are_listed(tmp_path):
     valid = np.ones(FRAMES, dtype=np.uint32)
     valid[2] = 0
     write(tmp_path, sequence(campose_valid=[valid, np.ones(FRAMES, dtype=bool)]))
-    people, rejected = read(Pw3d(tmp_path))
+    people, rejected = sorted_out(Pw3d(tmp_path))
     assert len(people) == 2 * FRAMES - 1
     assert [one.where for one in rejected] == ["downtown_walking_00.pkl person 0 frame 2"]
     assert "campose_valid" in rejected[0].reason
@@ -170,7 +153,7 @@ def test_frames_without_an_aligned_camera_are_listed(tmp_path):
 
 def test_steps_and_splits(tmp_path):
     write(tmp_path, split="validation")
-    people, _ = read(Pw3d(tmp_path, "validation", every=4))
+    people, _ = sorted_out(Pw3d(tmp_path, "validation", every=4))
     assert [one.frame for one in people] == [0, 0, 4, 4]
     assert "validation" in Pw3d(tmp_path, "validation", every=4).description
     with pytest.raises(InputError, match=r"holds no \.pkl"):
@@ -184,7 +167,7 @@ def test_steps_and_splits(tmp_path):
 def test_detections_may_be_the_key_points(tmp_path):
     write(tmp_path)
     source = Pw3dDetected(tmp_path)
-    people, rejected = read(source)
+    people, rejected = sorted_out(source)
     assert len(joint_set(source.joints)) == 18
     assert not source.has_truth
     one = people[2 * 3]
@@ -205,7 +188,7 @@ def test_bad_rows_are_named_and_the_others_kept(tmp_path):
     write(tmp_path, content)
     images = tmp_path / "imageFiles" / "downtown_walking_00"
     (images / "image_00005.jpg").unlink()
-    people, rejected = read(Pw3d(tmp_path))
+    people, rejected = sorted_out(Pw3d(tmp_path))
     assert len(people) == 2 * FRAMES - 7
     told = {one.where.partition(" ")[2]: one.reason for one in rejected}
     assert "NaN" in told["person 0 frame 1"]
@@ -223,7 +206,7 @@ def test_frame_counts_that_differ_are_said_and_the_common_frames_used(tmp_path):
     Image.new("RGB", (WIDTH, HEIGHT)).save(
         tmp_path / "imageFiles" / "downtown_walking_00" / "image_00006.jpg"
     )
-    people, (uneven, images) = read(Pw3d(tmp_path))
+    people, (uneven, images) = sorted_out(Pw3d(tmp_path))
     assert len(people) == 8
     assert uneven == Rejected(
         str(path),
@@ -250,7 +233,7 @@ def test_frame_counts_that_differ_are_said_and_the_common_frames_used(tmp_path):
 def test_a_sequence_with_wrong_fields_is_left_out_and_named(tmp_path, changes, words):
     path = write(tmp_path, sequence(**changes))
     write(tmp_path, sequence("office_00"), name="office_00")
-    people, (rejected,) = read(Pw3d(tmp_path))
+    people, (rejected,) = sorted_out(Pw3d(tmp_path))
     assert len(people) == 2 * FRAMES
     assert rejected.where == str(path)
     assert words in rejected.reason
@@ -265,7 +248,7 @@ def test_truncated_foreign_and_hostile_files_are_left_out(tmp_path):
     (folder / "evil.pkl").write_bytes(
         b"cos\nsystem\n(S'touch " + str(tmp_path / "x").encode() + b"'\ntR."
     )
-    people, rejected = read(Pw3d(tmp_path))
+    people, rejected = sorted_out(Pw3d(tmp_path))
     assert len(people) == 2 * FRAMES
     told = {one.where.rpartition("/")[2]: one.reason for one in rejected}
     assert set(told) == {"cut.pkl", "list.pkl", "text.pkl", "evil.pkl"}
@@ -294,7 +277,7 @@ def test_a_mutated_file_gives_sound_people_or_says_why_not(whole, data):
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
     path.write_bytes(content)
-    people, rejected = read(data.draw(st.sampled_from([Pw3d, Pw3dDetected]))(folder))
+    people, rejected = sorted_out(data.draw(st.sampled_from([Pw3d, Pw3dDetected]))(folder))
     assert not any("\n" in one.reason for one in rejected)
     for one in people:
         assert np.isfinite(one.keypoints).all()

@@ -32,29 +32,11 @@ from deformlearn.progress import Watch
 from deformlearn.registering import block_size, register_split
 from deformlearn.registration import keep_best, register
 from deformlearn.templates import save
+from tiny_runs import planted_rows
 
 CONFIG = RegistrationConfig(first_iterations=1, iterations=2, batch=4)
 PEOPLE = 17
 """Of 19 rows: two are bad. In blocks of 4 the last one has one person."""
-
-
-def rows_of(template, planted):
-    """Planted people, as rows of crops within a larger image."""
-    _, seen, _ = planted(template, PEOPLE, joints="coco17", points=20)
-    centre, half = np.array([200.0, 150.0]), 80.0
-    return [
-        Row(
-            key=f"p{row:02d}",
-            crop=(200.0, 150.0, 80.0),
-            points=seen.points[row].numpy() * half + centre,
-            faces=seen.faces[row].numpy(),
-            barycentric=seen.barycentric[row].numpy(),
-            point_weights=np.ones(seen.points.shape[1]),
-            keypoints=seen.keypoints[row].numpy() * half + centre,
-            keypoint_weights=np.ones(17),
-        )
-        for row in range(PEOPLE)
-    ]
 
 
 def write_set(folder, template, rows):
@@ -69,7 +51,7 @@ def write_set(folder, template, rows):
 
 @pytest.fixture(scope="module")
 def rows(template, planted):
-    return rows_of(template, planted)
+    return planted_rows(planted(template, PEOPLE, joints="coco17", points=20)[1])
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from deformlearn.data.shards import DatasetInfo, Row, TruthRow, write_info, writ
 from deformlearn.distributed import together
 from deformlearn.errors import InputError
 from deformlearn.estimate import camera_joints
+from deformlearn.observations import Observations
 from deformlearn.progress import Watch
 from deformlearn.rounds import deform_and_learn
 from deformlearn.skeleton import joint_set
@@ -35,15 +36,31 @@ TINY = RunConfig(
     rounds=2,
     device="cpu",
     workers=1,
-    registration=RegistrationConfig(
-        first_steps=3, steps=6, refit_steps=4, batch=4, compile="never"
-    ),
+    registration=RegistrationConfig(first_iterations=1, iterations=3, batch=4),
     lifter=LifterConfig(width=16, steps=30, batch=8),
     regressor=RegressorConfig(
         backbone="test_resnet", pretrained=False, size=32, batch=8, epochs=3, learning_rate=1e-3,
         head_steps=5, head_views=1, head_batch=8,
     ),
 )  # fmt: skip
+
+
+def planted_rows(seen: Observations) -> list[Row]:
+    """Planted people as rows of a data set whose crops lie somewhere in a larger image."""
+    centre, half = np.array([200.0, 150.0]), 80.0
+    return [
+        Row(
+            key=f"p{row:02d}",
+            crop=(200.0, 150.0, 80.0),
+            points=seen.points[row].numpy() * half + centre,
+            faces=seen.faces[row].numpy(),
+            barycentric=seen.barycentric[row].numpy(),
+            point_weights=np.ones(seen.points.shape[1]),
+            keypoints=seen.keypoints[row].numpy() * half + centre,
+            keypoint_weights=np.ones(seen.keypoints.shape[1]),
+        )
+        for row in range(len(seen.points))
+    ]
 
 
 def write_people(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -100,12 +100,16 @@ def _walk(
     return last_tenth
 
 
-def energy_function(
-    config: RegistrationConfig, people: int, device: torch.device
-) -> Callable[..., Tensor]:
-    """Eager, or compiled where that pays: compilation takes as long as some 10,000 eager fits."""
-    wanted = config.compile == "always" or (config.compile == "auto" and people >= 20000)
-    if not wanted:
+def decided(config: RegistrationConfig, people: int) -> RegistrationConfig:
+    """`compile = "auto"` settled: compilation takes as long as some 10,000 eager fits."""
+    if config.compile != "auto":
+        return config
+    return replace(config, compile="always" if people >= 20000 else "never")
+
+
+def energy_function(config: RegistrationConfig, device: torch.device) -> Callable[..., Tensor]:
+    """The energy, eager or compiled as was `decided`."""
+    if config.compile != "always":
         return energy
     if device.type == "cpu" and not runtime.has_compiler():
         warnings.warn(

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from deformlearn.adam import decided
 from deformlearn.body import BodyTemplate
 from deformlearn.config import RegistrationConfig
 from deformlearn.data.estimates import (
@@ -152,7 +153,8 @@ def register_split(
                 where = torch.device(device)
                 moved = None if lifter is None else copy.deepcopy(lifter).to(where)
                 work = _Work(counted, template.to(where), moved, start, watch, text)
-                _fit_blocks(work, [(blocks[number], files[number]) for number in mine], config)
+                settled = decided(config, len(counted))  # a block alone would never pay for it
+                _fit_blocks(work, [(blocks[number], files[number]) for number in mine], settled)
             with team.refuse_together():
                 if team.leads:
                     _finish(files, out, template, made_of, before, alone)

@@ -46,9 +46,10 @@ def register(
     if people == 0:
         raise ValueError("nothing to register: the observations hold no one")
     device = observations.points.device
-    fit = _by_adam(template, config, people, device)
     size = config.batch
-    if config.solver == "gauss-newton":
+    if config.solver == "adam":
+        fit = _by_adam(template, adam.decided(config, people), device)
+    else:
         fit = _by_gauss_newton(template, config, device)
         size = min(size, _IN_CACHE) if device.type == "cpu" else size
     # Alike numbers of points go together, so that little of a batch is padding.
@@ -134,16 +135,11 @@ def _by_gauss_newton(
     return fit
 
 
-def _by_adam(
-    template: BodyTemplate,
-    config: RegistrationConfig,
-    people: int,
-    device: torch.device,
-) -> _Fit:
+def _by_adam(template: BodyTemplate, config: RegistrationConfig, device: torch.device) -> _Fit:
     soft = Weights.of(config, device)
+    function = adam.energy_function(config, device)
 
     def fit(evidence: Evidence, start: Estimate, fresh: bool) -> tuple[Estimate, Tensor]:
-        function = adam.energy_function(config, people, device)
         found, before = adam.descend(
             template, evidence, start, config, fresh=fresh, function=function
         )
