@@ -91,7 +91,10 @@ def test_comparisons_are_asked_for_later_without_doing_the_rounds_again(
 
 
 def test_people_in_memory_are_registered_as_those_on_disk_are(people, template, finished):
-    """A control fits in memory what the rounds fit shard by shard: from the same start, the same."""
+    """A control fits in memory what the rounds fit block by block: from the same start, the same fits.
+
+    Other people share a batch, so sums are taken in another order: the same within rounding.
+    """
     first = finished / "round-1" / "estimates.parquet"
     out = finished.parent / "again.parquet"
     register_split(
@@ -107,7 +110,8 @@ def test_people_in_memory_are_registered_as_those_on_disk_are(people, template, 
     )
     records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     control = next(one for one in records if one["stage"] == "control: own fit continued")
-    assert control["scores"] == scores.record()
+    for name in ("raw", "bone_sum", "true_size", "aligned"):
+        assert control["scores"][name] == pytest.approx(scores.record()[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("change", ["gone", "shorter"])
