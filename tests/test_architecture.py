@@ -28,7 +28,7 @@ ORDER = """
     parts registering workshop comparisons profiling rounds curve portraits report datasheet
     export predict results judging fitting annotate.marks annotate.labels annotate.photos
     annotate.archive annotate.view annotate.guess annotate.session annotate.server
-    annotate.command annotate.__init__ cli_run cli_data cli_import onnx_export cli_export cli
+    annotate.command annotate.__init__ cli_run cli_data cli_import onnx_export cli_export cli_view cli
     data.__init__ __main__ __init__
 """.split()
 STEPS = {"registration", "lifter", "regressor"}

@@ -6,7 +6,7 @@ import sys
 
 import tyro
 
-from deformlearn import cli_data, cli_export, cli_import, cli_run
+from deformlearn import cli_data, cli_export, cli_import, cli_run, cli_view
 from deformlearn.config import PRESETS, DemoConfig
 from deformlearn.errors import InputError
 
@@ -52,6 +52,7 @@ def _run(words: list[str]) -> None:
         **cli_run.commands(default),
         **cli_data.commands(default),
         **cli_export.commands(default),
+        **cli_view.commands(default),
         **_group_stubs(),
     }
     tyro.extras.subcommand_cli_from_dict(
