@@ -61,18 +61,18 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class Mpi3dhpTest(Source):
-    """The frames of TS1 to TS6 that the data set calls valid."""
+class _Mpi3dhp(Source):
+    """What both sets have in common."""
 
     chunk: ClassVar[int] = 8
     has_truth: ClassVar[bool] = True
 
     folder: Path
-    """mpi_inf_3dhp_test_set, or the folder it lies in."""
+    """Test set: mpi_inf_3dhp_test_set, or the folder it lies in; training set: where S1, S2, ... are."""
     universal: bool = True
     """Truth scaled to one skeleton, as the official evaluation; else everybody's own size."""
     every: int = 1
-    """Take every n-th valid frame."""
+    """Take every n-th (valid) frame."""
     run: int = 64
     """Frames that are read together."""
 
@@ -82,6 +82,11 @@ class Mpi3dhpTest(Source):
     @property
     def joints(self) -> str:
         return _JOINTS
+
+
+@dataclass(frozen=True)
+class Mpi3dhpTest(_Mpi3dhp):
+    """The frames of TS1 to TS6 that the data set calls valid."""
 
     @property
     def description(self) -> str:
@@ -152,28 +157,14 @@ class Mpi3dhpTest(Source):
 
 
 @dataclass(frozen=True)
-class Mpi3dhpTrain(Source):
+class Mpi3dhpTrain(_Mpi3dhp):
     """The training sequences, from their videos or from frames that were extracted."""
 
-    chunk: ClassVar[int] = 8
-    has_truth: ClassVar[bool] = True
-
-    folder: Path
-    """The folder with S1, S2, ..."""
-    cameras: tuple[int, ...] = TRAIN_CAMERAS
     universal: bool = False
-    """Truth scaled to one skeleton; else everybody's own size."""
     every: int = 10
     """Take every n-th frame (as SPIN: its neighbours differ little)."""
-    run: int = 64
-    """Frames that are read together."""
-
-    def __post_init__(self) -> None:
-        _check_steps(self.every, self.run)
-
-    @property
-    def joints(self) -> str:
-        return _JOINTS
+    cameras: tuple[int, ...] = TRAIN_CAMERAS
+    """Cameras that are read: by default those at chest and knee height and two that look down a little."""
 
     @property
     def description(self) -> str:
