@@ -8,7 +8,7 @@ PRESET ?= laptop
 BENCH ?=
 KILLS ?= 30
 
-.PHONY: demo test lint check format bench kill clean help
+.PHONY: demo test lint check format docs docs-serve package bench kill clean help
 
 demo: $(VENV)/ready
 	$(BIN)/deformlearn demo --preset $(PRESET) --out $(OUT)
@@ -28,6 +28,20 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Warnings are errors. Pages that come from the code are written first.
+docs: $(VENV)/ready
+	$(BIN)/python docs/make_pages.py
+	$(BIN)/zensical build --strict --clean
+	@echo "look at it: build/site/index.html"
+
+docs-serve: $(VENV)/ready
+	$(BIN)/python docs/make_pages.py
+	$(BIN)/zensical serve
+
+# Wheel and sdist, their contents checked; installed into an empty environment and used there.
+package: $(VENV)/ready
+	$(BIN)/python tests/package.py --out dist
+
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
@@ -44,6 +58,8 @@ $(VENV)/ready: pyproject.toml
 help:
 	@echo "make demo    the whole method on synthetic people (PRESET=laptop, OUT=runs/demo)"
 	@echo "make check   format, lint, types, tests: what a change must pass"
+	@echo "make docs    the documentation site, in build/site (make docs-serve shows it while you write)"
+	@echo "make package wheel and sdist, installed into an empty environment and used there"
 	@echo "make bench   every goal as a number, beside its baseline and its peer (BENCH='--quick')"
 	@echo "make kill    kill the tiny demo KILLS=30 times; its results must be those of an undisturbed one"
 

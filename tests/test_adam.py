@@ -43,7 +43,21 @@ def test_without_a_compiler_it_runs_eagerly_and_says_so_once(template, planted, 
         register(template, observations, crop, config)
 
 
-def test_a_compiler_that_fails_costs_one_warning_and_no_result(template, planted, monkeypatch):
+def test_the_time_that_compiling_takes_is_said_once(template, planted, monkeypatch, caplog):
+    _, observations, crop = planted(template, 2)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function.__call__)
+    monkeypatch.setattr(adam.runtime, "has_compiler", lambda: True)
+    adam._compiled.cache_clear()
+    config = replace(ADAM, first_steps=1, steps=2, compile="always")
+    for _ in range(2):
+        register(template, observations, crop, config)
+    adam._compiled.cache_clear()
+    assert caplog.text.count("compile time") == 1
+
+
+def test_a_compiler_that_fails_costs_one_warning_and_no_result(
+    template, planted, monkeypatch, caplog
+):
     _, observations, crop = planted(template, 2)
 
     def broken(function, **_):
@@ -60,4 +74,5 @@ def test_a_compiler_that_fails_costs_one_warning_and_no_result(template, planted
         found, _ = register(template, observations, crop, replace(config, compile="always"))
     adam._compiled.cache_clear()
     assert len(warned) == 1
+    assert "compile time" not in caplog.text
     torch.testing.assert_close(found.body.pose, expected.body.pose)

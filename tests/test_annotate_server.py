@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deformlearn.annotate import command
+from deformlearn import local_pages
 from deformlearn.annotate.command import annotate, serving, welcome
 from deformlearn.data.shards import read_people
 from deformlearn.errors import InputError
@@ -295,14 +295,14 @@ def test_a_template_without_the_landmarks_is_refused(tmp_path, template, photos)
 
 
 def test_the_welcome_tells_how_to_tunnel_where_there_is_no_display(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "_has_display", lambda: False)
+    monkeypatch.setattr(local_pages, "has_display", lambda: False)
     text = "\n".join(welcome(server, tmp_path))
     assert server.address in text
     assert f"ssh -L {server.port}:127.0.0.1:{server.port}" in text
 
 
 def test_stopping_says_where_the_work_is(tmp_path, template, photos, monkeypatch, capsys):
-    monkeypatch.setattr(command, "_wait_for_interrupt", lambda: None)
+    monkeypatch.setattr(local_pages, "wait_for_interrupt", lambda: None)
     annotate(photos, tmp_path / "out", template, port=0, open_browser=False)
     said = capsys.readouterr().err
     assert "0 people on 0 images" in said

@@ -9,27 +9,33 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "deformlearn"
 ORDER = """
-    errors files matlab pickled_numpy unpickle torchfiles config runtime progress terminal
-    pictures tensors joint_orders skeleton body camera estimate observations losses metrics
-    triangles limits raster meshes extremities landmarks rigs.__init__ rigs.rig rigs.tree
-    rigs.names rigs.shape rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers
+    errors allocation local_pages files matlab pickled_numpy unpickle torchfiles config runtime
+    progress terminal pictures tensors joint_orders skeleton body camera estimate observations
+    losses metrics triangles limits raster meshes extremities landmarks rigs.__init__ rigs.rig
+    rigs.tree rigs.names rigs.shape rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers
     rigs.gltf rigs.smpl anny_body templates nonrigid patches surface_fit surfaces chart_search
     charts densepose_charts render anatomy data.tables data.soundness data.sources data.shards
-    data.images data.video data.estimates data.augment data.check data.duplicates
-    data.json_stream data.rle data.person_boxes data.boxes data.densepose data.densepose_labels
-    data.densepose_dumps data.predictions data.densepose_results data.attach data.coco_file
-    data.coco data.densepose_annotations data.posetrack data.openpose data.mpii
-    data.h36m_metadata data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d
-    data.convert data.importing data.rotations data.posing data.gestures data.stances data.poses
-    data.cloth data.outfits data.wardrobe data.scenery data.labels data.crowd data.darkroom
-    data.staging data.scenes data.photographs distributed data.synthetic orientation energy adam
+    data.images data.video data.estimates data.augment data.check data.duplicates data.json_stream
+    data.rle data.person_boxes data.boxes data.densepose data.densepose_labels data.densepose_dumps
+    data.predictions data.densepose_results data.attach data.coco_file data.coco
+    data.densepose_annotations data.posetrack data.openpose data.mpii data.h36m_metadata
+    data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d data.convert data.importing
+    data.rotations data.posing data.gestures data.stances data.poses data.cloth data.outfits
+    data.wardrobe data.scenery data.labels data.crowd data.darkroom data.staging data.scenes
+    data.photographs distributed data.synthetic orientation energy adam least_squares
     normal_equations gauss_newton registration fitted_points lifter backbone prefetch regressor
-    supervision stepping learning rundir protocols evaluation scoring data.streams own_joints
-    parts registering workshop comparisons profiling rounds curve portraits report datasheet
-    export predict results judging fitting annotate.marks annotate.labels annotate.photos
-    annotate.archive annotate.view annotate.guess annotate.session annotate.server
-    annotate.command annotate.__init__ cli_run cli_data cli_import onnx_export cli_export cli_view cli
-    data.__init__ __main__ __init__
+    supervision stepping learning rundir findings protocols evaluation scoring data.streams
+    own_joints parts registering workshop comparisons profiling rounds curve reports.__init__
+    reports.tables reports.source reports.people reports.strips portraits reports.settings
+    reports.sections reports.pair reports.page report datasheet exports.__init__ exports.axes
+    exports.placing exports.about exports.influences exports.gltf_file exports.meshes exports.npz
+    exports.smpl exports.bvh exports.atlas exports.texture exports.glb exports.people exports.photos
+    exports.command predict results judging fitting annotate.marks annotate.labels annotate.photos
+    annotate.archive annotate.view annotate.guess annotate.session annotate.server annotate.command
+    annotate.__init__ viewer.__init__ viewer.roll viewer.people viewer.source viewer.drawing
+    viewer.guard viewer.canvas viewer.cards viewer.people_window viewer.template_window viewer.page
+    viewer.screenshot viewer.command cli_run cli_data cli_import exports.onnx cli_export cli_view
+    cli data.__init__ __main__ __init__
 """.split()
 STEPS = {"registration", "lifter", "regressor"}
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMANDS = "demo synth import annotate register run predict evaluate report body check".split()
+COMMANDS = (
+    "demo synth import annotate register run predict evaluate report view export body check".split()
+)
 
 
 def call(*words, **changes):

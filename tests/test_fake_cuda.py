@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from deformlearn import normal_equations, regressor, skeleton
+from deformlearn import least_squares, normal_equations, regressor, skeleton
 from deformlearn.config import PRESETS, RegistrationConfig, SyntheticConfig
 from deformlearn.data import darkroom
 from deformlearn.data.augment import augment, draw
@@ -100,7 +100,12 @@ def pretence(monkeypatch):
         yield Pretence()
     torch.__future__.set_overwrite_module_params_on_conversion(False)
     torch._C._set_only_lift_cpu_tensors(before)
-    for cached in (skeleton.tree_of, normal_equations._differences, Stage.on):
+    for cached in (
+        skeleton.tree_of,
+        least_squares.scale_differences,
+        normal_equations._reach,
+        Stage.on,
+    ):
         cached.cache_clear()
 
 

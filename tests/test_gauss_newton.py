@@ -8,7 +8,7 @@ import torch
 from deformlearn.config import RegistrationConfig
 from deformlearn.energy import Evidence, Weights, energy
 from deformlearn.gauss_newton import descend
-from deformlearn.normal_equations import Problem, Theta
+from deformlearn.least_squares import Problem, Theta
 from deformlearn.orientation import oriented_start
 from deformlearn.registration import register
 

@@ -8,9 +8,10 @@ import torch
 from deformlearn.body import BodyParameters
 from deformlearn.config import PAPER_REGISTRATION, RegistrationConfig
 from deformlearn.energy import Evidence, Weights, energy
-from deformlearn.estimate import Estimate
-from deformlearn.normal_equations import Problem, Theta, normal_equations
-from deformlearn.skeleton import left_jacobian, rotation_from_axis_angle
+from deformlearn.estimate import Estimate, view_transforms
+from deformlearn.least_squares import Problem, Theta, View
+from deformlearn.normal_equations import normal_equations
+from deformlearn.skeleton import SEGMENTS, left_jacobian, rotation_from_axis_angle
 
 CONFIG = RegistrationConfig(depth_weight=3.0, joint_weight=0.5, limit_weight=2.0)
 
@@ -55,20 +56,20 @@ def test_the_energy_is_that_of_equation_2(case, config, first):
 def test_the_gradient_is_that_of_autograd(case, config):
     template, evidence, problem, theta, weights = parts(case, config)
     step = torch.zeros(3, 99, dtype=torch.double, requires_grad=True)
-    total = energy(template, theta.moved(step).estimate(), evidence, weights).sum()
-    (gradient,) = torch.autograd.grad(total, step)
-    found = normal_equations(template, problem, theta, weights).gradient
-    torch.testing.assert_close(2 * found, gradient, rtol=1e-6, atol=1e-6)
+    found = normal_equations(template, problem, theta, weights)
+    moved = theta.moved(found.step(step)).estimate()
+    (gradient,) = torch.autograd.grad(energy(template, moved, evidence, weights).sum(), step)
+    torch.testing.assert_close(2 * found.gradient, gradient, rtol=1e-6, atol=1e-6)
 
 
 def test_the_matrix_is_that_of_the_residuals_jacobian(case):
     """Without the robust term all is a sum of squares: H = J'J, row by row of autograd's J."""
     template, evidence, problem, theta, weights = parts(case, replace(CONFIG, robust=None))
-    found = normal_equations(template, problem, theta, weights).matrix.tril()
+    found = normal_equations(template, problem, theta, weights)
     seen = evidence.observations
 
     def residuals(step):
-        moved = theta.moved(step).estimate()
+        moved = theta.moved(found.step(step)).estimate()
         from deformlearn import losses
         from deformlearn.body import blend
         from deformlearn.estimate import view_transforms
@@ -99,17 +100,59 @@ def test_the_matrix_is_that_of_the_residuals_jacobian(case):
         return torch.cat([one.flatten(1) for one in every], 1).sum(0)
 
     jacobian = torch.autograd.functional.jacobian(residuals, torch.zeros(3, 99, dtype=torch.double))
-    expected = torch.einsum("rbi,rbj->bij", jacobian, jacobian).tril()
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    expected = torch.einsum("rbi,rbj->bij", jacobian, jacobian).triu()
+    torch.testing.assert_close(found.matrix.triu(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_step_turns_the_body_about_the_axes_of_the_camera(case):
-    _, _, theta = case
-    step = torch.zeros(3, 99, dtype=torch.double)
-    step[:, 2] = 0.3
-    turned = rotation_from_axis_angle(step[:, :3]) @ theta.rotation
-    torch.testing.assert_close(theta.moved(step).rotation, turned)
-    torch.testing.assert_close(turned @ turned.mT, torch.eye(3).double().expand(3, 3, 3))
+def test_the_energy_alone_is_that_of_the_equations(case):
+    template, _, problem, theta, weights = parts(case, CONFIG)
+    found = normal_equations(template, problem, theta, weights).energy
+    torch.testing.assert_close(
+        View.of(template, problem, theta, weights).energy, found, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "axis"), [(1, [0.0, 1, 0]), (26, [-1.0, 0, 0]), (75, [0.0, 0, 1])]
+)
+def test_joints_turn_about_the_axes_of_the_camera(case, column, axis):
+    template, _, problem, theta, weights = parts(case, CONFIG)
+    equations = normal_equations(template, problem, theta, weights)
+    for name, exact in (("pelvis", 0.3), ("left_elbow", 1e-6)):
+        joint = SEGMENTS.index(name)
+        solution = torch.zeros(3, 99, dtype=torch.double)
+        solution[:, column + joint] = exact
+        turn = rotation_from_axis_angle(exact * torch.tensor(axis, dtype=torch.double))
+        before, after = (
+            view_transforms(template, one.estimate())[:, joint, :, :3]
+            for one in (theta, theta.moved(equations.step(solution)))
+        )
+        torch.testing.assert_close(after, turn @ before, rtol=0, atol=1e-9)
+
+
+def test_damping_is_that_of_pose_vectors(case):
+    """What is added weighs changes of pose vectors, whatever turns they are."""
+    template, _, problem, theta, weights = parts(case, CONFIG)
+    equations = normal_equations(template, problem, theta, weights)
+    added = torch.rand(3, 99, dtype=torch.double)
+    solution = torch.randn(3, 99, dtype=torch.double)
+
+    def quadratic(matrix):
+        full = matrix.triu() + matrix.triu(1).mT
+        return torch.einsum("bi,bij,bj->b", solution, full, solution)
+
+    more = quadratic(equations.damped(added)) - quadratic(equations.matrix)
+    step = equations.step(solution)
+    torch.testing.assert_close(more, (added * step.square()).sum(-1))
+    # And the diagonal is what the matrix says of moving one number of theta alone.
+    for number in (0, 1, 30, 60, 74, 80):
+        alone = torch.zeros_like(step)
+        alone[:, number] = 1
+        columns = torch.stack(
+            [equations.step(one.expand(3, -1)) for one in torch.eye(99, dtype=torch.double)], -1
+        )
+        solution = torch.linalg.solve(columns, alone[..., None])[..., 0]
+        torch.testing.assert_close(quadratic(equations.matrix), equations.diagonal[:, number])
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-5, 0.7, 3.0])

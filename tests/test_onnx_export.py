@@ -4,12 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deformlearn import cli_export, onnx_export, results
+from deformlearn import cli_export, results
 from deformlearn.body import BodyTemplate
 from deformlearn.config import PRESETS, RegressorConfig
 from deformlearn.errors import InputError
-from deformlearn.export import estimate_mesh
-from deformlearn.onnx_export import LARGEST_DIFFERENCE, OPSET, Outputs, write_onnx
+from deformlearn.exports import onnx as onnx_export
+from deformlearn.exports.axes import estimate_mesh
+from deformlearn.exports.onnx import LARGEST_DIFFERENCE, OPSET, Outputs, write_onnx
 from deformlearn.regressor import build_network, predictions, save_network
 from deformlearn.skeleton import SEGMENTS
 
@@ -142,6 +143,6 @@ def test_the_command_exports_the_last_network_of_a_run(template, tmp_path, monke
     monkeypatch.setattr(results, "last_network", lambda run: opened.append(last(run)) or opened[0])
     monkeypatch.setattr("deformlearn.templates.load", lambda name: template)
     monkeypatch.setattr(onnx_export, "write_onnx", lambda *_, **__: 1.5e-6)
-    cli_export.commands(PRESETS["tiny"])["export"](tmp_path / "run", tmp_path / "out")
+    cli_export.commands(PRESETS["tiny"])["export"](tmp_path / "run", "onnx", tmp_path / "out")
     assert opened[0].parent.name == "round-10"
     assert "differs from PyTorch by at most 1.5e-06 (allowed: 0.0001)" in capsys.readouterr().out

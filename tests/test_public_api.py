@@ -8,8 +8,8 @@ PUBLIC = """
     BodyParameters BodyTemplate Camera Crop Estimate Estimates InputError Lifter LifterConfig Observations
     Quality RegistrationConfig Regressor RegressorConfig RunConfig SyntheticConfig camera_joints
     deform_and_learn fit_dataset fit_keypoints fit_photograph load_lifter load_network load_template
-    predict_images project_points read_estimates register skin synthesize write_estimates write_npz
-    write_obj __version__
+    predict_images project_points read_estimates register skin synthesize write_bvh write_estimates
+    write_glb write_npz write_obj write_onnx write_ply write_smpl __version__
 """.split()
 
 

@@ -1,154 +1,45 @@
-"""The report of fabricated runs: whole, half done, without truth, with hostile names."""
+"""The report of fabricated runs: whole, half done, without truth, with hostile names, of many people."""
 
-import html
+import base64
+import hashlib
 import io
 import json
+import os
 import re
-from dataclasses import asdict
-from html.parser import HTMLParser
+import stat
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
-from deformlearn.config import RunConfig
 from deformlearn.curve import Line, _spread, curve_svg, draw_curve
-from deformlearn.data.estimates import Estimates, write_estimates
-from deformlearn.data.shards import DatasetInfo, Row, TruthRow, write_info, write_rows, write_truth
 from deformlearn.errors import InputError
-from deformlearn.estimate import Quality, camera_joints
-from deformlearn.portraits import GOOD, MEDIAN, TEST_PANELS, TRAIN_PANELS, WORST, choose
-from deformlearn.report import (
-    PUBLISHED,
-    curve,
-    print_results,
-    results_table,
-    write_figure_curve,
-    write_figure_strip,
-    write_report,
-)
-from deformlearn.rundir import RunFolder
-from deformlearn.skeleton import JOINT_SETS
-
-HOSTILE = "<script>alert('x')</script>"
+from deformlearn.portraits import BEST, RANDOM, WORST, choose
+from deformlearn.report import write_figure_curve, write_report
+from deformlearn.reports.page import duration, signed
+from deformlearn.reports.sections import TABLE, Column, rows_shown
+from deformlearn.reports.tables import PUBLISHED, curve, print_results, results_table
+from report_runs import HOSTILE, Page, scores, write_data, write_run
 
 
-def jpeg():
-    buffer = io.BytesIO()
-    gradient = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
-    Image.fromarray(gradient).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def scores(raw, action="Walking"):
-    numbers = {"raw": raw, "bone_sum": raw + 1.25, "true_size": raw - 2.5, "aligned": raw / 2}
-    numbers["vertices"] = None
-    return {**numbers, "people": 6, "by_action": {action: {**numbers, "people": 6}}}
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch):
+    monkeypatch.setattr("deformlearn.portraits.PANEL", 40)
+    monkeypatch.setattr("deformlearn.report.CURVES", ("raw", "aligned"))
 
 
 @pytest.fixture
-def fabricate(template, planted, tmp_path):
+def fabricate(tmp_path):
     """Writes a data set and a run of two rounds; arguments leave parts out."""
 
-    def make(*, truth=True, test=True, until=99, names=(), broken=False, description="planted"):
-        data, run = tmp_path / "data", tmp_path / "run"
-        landmarks = template.landmark_names
-        info = DatasetInfo("octahedra", template.fingerprint, "skeleton25", landmarks, description)
-        write_info(data, info)
-        splits = {}
-        for split in ("train", "test") if test else ("train",):
-            estimate, seen, crop = planted(template, 6, seed=len(split))
-            keys = [*names, *(f"{split}-{row}" for row in range(6))][:6]
-            pixels, joints = crop.to_pixels(seen.points), crop.to_pixels(seen.keypoints)
-            rows = [
-                Row(
-                    key=keys[i], crop=(64.0, 64.0, 64.0), points=pixels[i].numpy(),
-                    faces=seen.faces[i].numpy(), barycentric=seen.barycentric[i].numpy(),
-                    point_weights=np.ones(60, np.float32), keypoints=joints[i].numpy(),
-                    keypoint_weights=seen.keypoint_weights[i].numpy(), action="Walking",
-                    image=b"no image" if broken else jpeg(),
-                )
-                for i in range(6)
-            ]  # fmt: skip
-            write_rows(data, split, 0, rows)
-            if truth:
-                true = torch.zeros(6, len(landmarks), 3)
-                joints = camera_joints(template, estimate) * 1000
-                for joint, name in enumerate(JOINT_SETS["h36m17"].landmarks):
-                    true[:, landmarks.index(name)] = joints[:, joint]
-                write_truth(
-                    data, split, 0,
-                    [TruthRow(key, one.numpy()) for key, one in zip(keys, true, strict=True)],
-                )  # fmt: skip
-            splits[split] = keys, estimate, crop
-        with RunFolder(run) as folder:
-            folder.begin(RunConfig(rounds=2), {"path": str(data), "template": asdict(info)})
-            _stages(folder, template, splits, truth, until)
-        return run
+    def make(*, truth=True, until=99, wrong=0.0, **data):
+        info, exact = write_data(tmp_path / "data", truth=truth, **data)
+        return write_run(
+            tmp_path / "run", tmp_path / "data", info, exact, truth=truth, until=until, wrong=wrong
+        )
 
     return make
-
-
-def _stages(folder, template, splits, truth, until):
-    ones = torch.ones(6)
-    quality = Quality(ones, ones, ones, torch.arange(6.0) + 0.25, ones, ones > 0)
-    maybe = (lambda raw: scores(raw)) if truth else (lambda raw: None)
-
-    def register(round_):
-        keys, estimate, crop = splits["train"]
-        path = folder.round_path(round_, "estimates.parquet")
-        write_estimates(path, Estimates(keys, estimate, crop, quality), template)
-        extra = {"replaced": 0.37, "alone": maybe(99.5)} if round_ > 1 else {}
-        folder.finish("register", round_, split="train", scores=maybe(80.5 - round_), seconds=61.5,
-                      reprojection_px=1.5, flagged=2, **extra)  # fmt: skip
-
-    def learn(round_):
-        extra = {}
-        if "test" in splits:
-            keys, estimate, crop = splits["test"]
-            path = folder.round_path(round_, "predictions-test.parquet")
-            write_estimates(path, Estimates(keys, estimate, crop), template)
-            extra["scores"] = maybe(150.75 - round_)
-        folder.finish("learn", round_, split="test", losses=[], seconds=200.0, **extra)
-
-    def refine():
-        if "test" in splits:
-            keys, estimate, crop = splits["test"]
-            path = folder.round_path(2, "refined-test.parquet")
-            write_estimates(path, Estimates(keys, estimate, crop, quality), template)
-            folder.finish("refine", 2, split="test", scores=maybe(70.125))
-
-    references = {"mean_pose": scores(244.0), "lifter_only": scores(140.0)} if truth else {}
-    steps = [
-        lambda: folder.finish("lifter", steps=10, seconds=5.0),
-        lambda: folder.finish("references", **references),
-        lambda: register(1), lambda: learn(1), lambda: register(2), lambda: learn(2), refine,
-    ]  # fmt: skip
-    for step in steps[:until]:
-        step()
-
-
-class Page(HTMLParser):
-    """Tags, attributes and visible text of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words, self._style = [], [], False
-        self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._style = tag == "style"
-
-    def handle_endtag(self, tag):
-        self._style = False
-
-    def handle_data(self, data):
-        if not self._style:
-            self.words.append(data)
 
 
 def read(run, template):
@@ -157,16 +48,26 @@ def read(run, template):
     return path.read_text("utf-8"), Page(path.read_text("utf-8"))
 
 
-def test_the_page_fetches_nothing_and_stays_small(fabricate, template):
+def table(page, number=0):
+    """The data of a table of people."""
+    found = [text for attributes, text in page.scripts if "data" in attributes.get("class", "")]
+    return json.loads(found[number])
+
+
+def test_the_page_asks_nothing_of_anybody_and_runs_only_its_own_script(fabricate, template):
     text, page = read(fabricate(), template)
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "base")
+        assert tag not in ("link", "iframe", "object", "base")
         for name in ("src", "href", "xlink:href", "data", "action", "srcset"):
             value = attributes.get(name) or "#"
             assert value.startswith(("#", "data:image/jpeg;base64,")), (tag, name, value[:80])
     assert not re.search(r"https?:|@import|url\((?!#)", text)
-    assert "default-src 'none'" in text
-    assert len(text) < 15_000_000
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    own = [body for attributes, body in page.scripts if attributes.get("type") is None]
+    digest = base64.b64encode(hashlib.sha256(own[0].encode()).digest()).decode()
+    assert len(own) == 1
+    assert f"script-src 'sha256-{digest}'" in policy
 
 
 def test_the_numbers_of_the_records_stand_on_the_page(fabricate, template):
@@ -177,9 +78,13 @@ def test_the_numbers_of_the_records_stand_on_the_page(fabricate, template):
         assert f"{number} as printed" in page.text, number
     assert PUBLISHED in page.text
     assert "What this page cannot show" not in page.text
+
+
+def test_everyone_of_a_small_run_has_pictures_of_every_stage(fabricate, template):
+    _, page = read(fabricate(), template)
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    people = 4  # of six: the best, the median and the two worst
-    assert len(pictures) == people * (len(TEST_PANELS) + len(TRAIN_PANELS))
+    tested, fitted = 6 * 8, 6 * 5  # photo, correspondences, and three views of each body
+    assert len(pictures) == tested + fitted
     assert all(picture["alt"] for picture in pictures)
 
 
@@ -187,8 +92,196 @@ def test_the_sections_that_the_page_links_to_exist(fabricate, template):
     _, page = read(fabricate(), template)
     names = {attributes.get("id") for _, attributes in page.tags}
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert len(links) == 8
+    assert len(links) == 7
     assert {link[1:] for link in links} <= names
+
+
+def test_no_two_things_on_the_page_have_one_name(fabricate, template):
+    _, page = read(fabricate(), template)
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+
+
+def test_the_table_holds_the_errors_of_single_people_the_worst_first(fabricate, template):
+    _, page = read(fabricate(wrong=0.2), template)
+    data = table(page)
+    titles = [column["title"] for column in data["columns"]]
+    assert titles[:4] == ["name", "action", "raw, prediction", "raw, refined"]
+    errors = [row[2] for row in data["rows"]]
+    assert data["sorted"] == 2
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] > 1
+    assert len(data["rows"]) == 6
+    assert all(data["cards"])
+
+
+def test_without_truth_people_have_their_2d_error_and_the_page_says_so(fabricate, template):
+    _, page = read(fabricate(truth=False, wrong=0.1), template)
+    assert "This run has measured no error in millimetres." in page.text
+    assert "The data set has no 3D truth" in page.text
+    assert "a body can be right in the image and wrong in depth" in page.text
+    assert "Nobody's error in 3D is known" in page.text
+    titles = [column["title"] for column in table(page)["columns"]]
+    assert "2D, prediction" in titles
+    assert not any("raw" in title or "PA" in title for title in titles)
+    assert "Which joints are wrong" not in page.text
+    assert any(tag == "img" for tag, _ in page.tags)
+
+
+def test_with_broken_images_the_page_keeps_its_numbers_and_says_why(fabricate, template):
+    _, page = read(fabricate(broken=True), template)
+    assert "cannot be decoded" in page.text
+    assert "and of 5 more" in page.text
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert len(table(page)["rows"]) == 6
+    assert "78.5" in page.text
+
+
+def test_without_its_data_set_the_page_keeps_what_the_run_recorded(fabricate, template):
+    run = fabricate()
+    (run.parent / "data").rename(run.parent / "elsewhere")
+    _, page = read(run, template)
+    assert "is not a data set" in page.text
+    assert "78.5" in page.text
+    rows = table(page, 1)["rows"]  # registration recorded how far each fit is from its labels
+    assert sorted(row[1] for row in rows) == [0.25, 1.25, 2.25, 3.25, 4.25, 5.25]
+
+
+def test_images_beside_the_data_set_that_are_gone_cost_only_the_pictures(fabricate, template):
+    from deformlearn.data import shards
+
+    run = fabricate()
+    (run / "shards.json").unlink()
+    path = run.parent / "data" / "observations" / "test-00000.parquet"
+    rows = shards.read_table(path, shards.OBSERVATION_SCHEMA.names).to_pylist()
+    for row in rows:
+        row["image"], row["image_path"] = None, "gone/photo.jpg"
+    shards.write_table(path, shards.pa.Table.from_pylist(rows, shards.OBSERVATION_SCHEMA))
+    _, page = read(run, template)
+    assert "No picture of test-0: " in page.text
+    assert sum(tag == "img" for tag, _ in page.tags) == 6 * 5  # the training fits'
+
+
+@pytest.mark.parametrize("sort", ["names", "actions"])
+def test_texts_of_the_data_are_shown_as_they_are_and_never_run(fabricate, template, sort):
+    hostile = [
+        HOSTILE,
+        "ключ-ё",
+        "人物 1",
+        'a"b',
+        "x & y",
+        "{{ 7 * 7 }}",
+        "</script><b>",
+        "a\u2028b",
+    ]
+    about = f"{HOSTILE} данные"
+    text, page = read(fabricate(**{sort: hostile[:6], "description": about}), template)
+    assert "<script>alert" not in text
+    assert about in page.text
+    column = 0 if sort == "names" else 1
+    assert {row[column] for row in table(page)["rows"]} == set(hostile[:6])
+    assert all(one in page.text for one in hostile[:6])
+    assert "49" not in {word for word in page.words if word.strip() == "49"}
+
+
+def test_a_tag_in_a_name_does_not_end_the_data_of_the_table(fabricate, template):
+    names = ["</script><b>x</b>", "<!--<script>", "a\u2028b", "\\", "p", "q"]
+    text, page = read(fabricate(names=names), template)
+    assert {row[0] for row in table(page)["rows"]} == set(names)
+    assert "b" not in {tag for tag, _ in page.tags} or "<b>x</b>" not in text
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_another_place_is_taken(
+    fabricate, template, tmp_path
+):
+    run = fabricate()
+    out = write_report(run, template, out=tmp_path / "pages" / "of ключ.html")
+    assert out.read_text("utf-8").startswith("<!doctype html>")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(InputError, match="choose another place"):
+        write_report(run, template, out=blocked / "report.html")
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write")
+def test_a_read_only_run_is_refused_in_one_line(fabricate, template):
+    run = fabricate()
+    run.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        with pytest.raises(InputError, match="cannot write"):
+            write_report(run, template)
+    finally:
+        run.chmod(stat.S_IRWXU)
+
+
+def test_a_file_of_estimates_that_is_not_whole_costs_only_its_section(fabricate, template):
+    run = fabricate()
+    path = run / "round-2" / "predictions-test.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    _, page = read(run, template)
+    assert "is not a whole Parquet shard" in page.text
+    assert "Training fits" in page.text
+    assert "148.8" in page.text
+
+
+def test_a_stage_in_work_is_named_with_its_last_checkpoint(fabricate, template):
+    run = fabricate(until=3)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "learn-1.pt").write_bytes(b"")
+    (run / "checkpoints" / "learn-1.before.pt").write_bytes(b"")
+    _, page = read(run, template)
+    assert page.text.count("In work, or stopped: learn, round 1; its last checkpoint is of 2") == 1
+
+
+def test_a_run_that_only_began_has_a_page(fabricate, template):
+    _, page = read(fabricate(until=0), template)
+    assert "The lifter is not trained yet." in page.text
+    assert "This run has measured no error" in page.text
+
+
+def test_settings_that_differ_from_the_paper_are_told_apart(fabricate, template):
+    text, _ = read(fabricate(), template)
+    settings = text.split('id="settings"')[1]
+    changed, same = settings.split("<details>")
+    assert "registration.robust" in changed
+    assert "registration.robust" not in same
+    assert "registration.dense_weight" in same
+
+
+def test_a_page_of_thousands_with_long_names_stays_under_15_mb(fabricate, template):
+    people = 2 * TABLE
+    names = [f"{'名' * 300}{row}" for row in range(people)]
+    text, page = read(fabricate(people=people, names=names, test=False), template)
+    assert len(text.encode()) < 15_000_000
+    data = table(page)
+    assert len(data["rows"]) < TABLE
+    assert f"{len(data['rows']):,} of {people:,} people" in page.text
+    assert all(len(row[0]) < 200 for row in data["rows"])
+
+
+def test_pictures_stop_before_they_make_the_page_too_large(fabricate, template, monkeypatch):
+    monkeypatch.setattr("deformlearn.reports.sections.PICTURES", 20_000)
+    _, page = read(fabricate(), template)
+    assert 0 < sum(tag == "img" for tag, _ in page.tags) < 6 * 13
+    assert "their pictures would have made this page too large" in page.text
+
+
+def test_a_capped_table_holds_the_first_some_at_random_and_everyone_with_pictures():
+    order = np.arange(100.0)
+    order[7] = np.nan
+    assert rows_shown(order, [], 100).tolist() == [*range(99, 7, -1), *range(6, -1, -1), 7]
+    shown = rows_shown(order, [3, 7], 20).tolist()
+    assert shown[:15] == list(range(99, 84, -1))
+    assert {3, 7} <= set(shown)
+    assert 20 <= len(shown) <= 22
+    assert shown == sorted(shown, key=lambda row: -row if row != 7 else 1)
+
+
+def test_numbers_are_written_for_readers():
+    assert Column("d", np.array([1.25, np.nan]), 1, signed=True).text(1.3) == "+1.3"
+    assert signed(-2.34) == "\N{MINUS SIGN}2.3"
+    assert signed(-0.001) == "0.0"
+    assert [duration(s) for s in (61.5, 600.0, 8000.0)] == ["61.5 s", "10 min", "2 h 13 min"]
 
 
 @pytest.mark.parametrize(
@@ -206,31 +299,11 @@ def test_an_unfinished_run_has_a_page_that_says_what_is_missing(fabricate, templ
     assert line in page.text
 
 
-def test_without_truth_there_is_a_page_without_errors_in_mm(fabricate, template):
-    _, page = read(fabricate(truth=False), template)
-    assert "This run has measured no error in millimetres." in page.text
-    assert "The data set has no 3D truth" in page.text
-    assert "svg" not in {tag for tag, _ in page.tags}
-    assert "distance from the 2D labels" in page.text
-    assert any(tag == "img" for tag, _ in page.tags)
-
-
 def test_without_a_test_split_the_page_shows_the_registrations(fabricate, template):
     _, page = read(fabricate(test=False), template)
     assert "no test split" in page.text
     assert "78.5 mm" in page.text
     assert "The test predictions are not refined yet" not in page.text
-
-
-def test_without_its_data_set_or_with_broken_images_the_page_keeps_its_numbers(fabricate, template):
-    run = fabricate(broken=True)
-    _, page = read(run, template)
-    assert "cannot be decoded" in page.text
-    assert "78.5" in page.text
-    (run.parent / "data").rename(run.parent / "elsewhere")
-    _, page = read(run, template)
-    assert "is not a data set" in page.text
-    assert "78.5" in page.text
 
 
 def test_a_moved_data_set_can_be_named(fabricate, template):
@@ -239,16 +312,6 @@ def test_a_moved_data_set_can_be_named(fabricate, template):
     text = write_report(run, template, data=moved).read_text("utf-8")
     assert "What this page cannot show" not in text
     assert "<img" in text
-
-
-def test_names_are_shown_as_they_are_and_never_run(fabricate, template):
-    names = [HOSTILE, "ключ-ё", "人物", 'a"b', "x & y", "{{ 7 * 7 }}"]
-    text, page = read(fabricate(names=names, description=f"{HOSTILE} данные"), template)
-    assert "<script" not in text
-    assert f"{HOSTILE} данные" in page.text
-    shown = [name for name in names if name in html.unescape(text)]
-    assert len(shown) >= 4
-    assert "49" not in {word for word in page.words if word.strip() == "49"}
 
 
 def test_a_folder_that_is_not_a_run_is_refused(template, tmp_path):
@@ -266,14 +329,6 @@ def test_another_template_is_refused(fabricate, template):
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="load the template it names"):
         write_report(run, template)
-
-
-def test_settings_that_differ_from_the_paper_are_told_apart(fabricate, template):
-    text, _ = read(fabricate(), template)
-    changed, same = text.split("<details>")[0], text.split("<details>")[1]
-    assert "registration.robust" in changed
-    assert "registration.robust" not in same
-    assert "registration.dense_weight" in same
 
 
 def test_results_are_grouped_and_the_papers_rows_carry_only_the_printed_number():
@@ -357,30 +412,31 @@ def test_an_error_that_is_not_a_number_is_left_out_of_the_curve():
     assert curve([{"stage": "register", "round": 1, "scores": scores(float("nan"))}]) == []
 
 
-def test_people_are_chosen_by_rank_and_nobody_twice():
-    ranking = torch.arange(100.0).flip(0)
-    chosen = choose(ranking, 2)
-    assert [kind for kind, _ in chosen] == [GOOD, GOOD, MEDIAN, MEDIAN, WORST, WORST]
-    assert [ranking[row].item() for _, row in chosen] == [5, 10, 48, 50, 98, 99]
+def test_people_are_chosen_by_rank_the_worst_first_and_nobody_twice():
+    ranking = np.arange(100.0)
+    chosen = choose(ranking, {WORST: 2, BEST: 2, RANDOM: 3})
+    assert [kind for kind, _ in chosen] == [WORST] * 2 + [BEST] * 2 + [RANDOM] * 3
+    assert [row for _, row in chosen[:4]] == [99, 98, 0, 1]
     for people in range(8):
-        rows = [row for _, row in choose(torch.rand(people), 2)]
-        assert len(rows) == len(set(rows)) <= people
-    assert choose(torch.tensor([torch.nan, 1.0]), 2) == [(WORST, 1)]
+        some = np.random.default_rng(people).random(people)
+        rows = [row for _, row in choose(some, {WORST: 2, BEST: 2, RANDOM: 2})]
+        assert len(rows) == len(set(rows)) == min(people, 6)
+    assert choose(np.array([np.nan, 1.0]), {WORST: 2, RANDOM: 2}) == [(WORST, 1)]
 
 
-def test_figures_are_saved_as_png(fabricate, template, tmp_path):
-    run = fabricate()
-    write_figure_curve(tmp_path / "curve.png", run)
-    write_figure_strip(tmp_path / "strip.png", run, template)
-    for name in ("curve.png", "strip.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.format == "PNG"
-            assert picture.width > 1000
+def test_random_people_show_what_is_usual():
+    ranking = np.arange(10_000.0)
+    rows = [row for kind, row in choose(ranking, {WORST: 5, RANDOM: 50}) if kind == RANDOM]
+    assert 3500 < np.mean(rows) < 6500
 
 
-def test_a_run_that_measured_nothing_has_no_figures(fabricate, template, tmp_path):
-    run = fabricate(until=1)
+def test_fig_2_is_saved_as_png(fabricate, tmp_path):
+    write_figure_curve(tmp_path / "curve.png", fabricate())
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+
+
+def test_a_run_that_measured_nothing_has_no_figure(fabricate, tmp_path):
     with pytest.raises(InputError, match="no curve to draw"):
-        write_figure_curve(tmp_path / "curve.png", run)
-    with pytest.raises(InputError, match="no person to show"):
-        write_figure_strip(tmp_path / "strip.png", run, template)
+        write_figure_curve(tmp_path / "curve.png", fabricate(until=1))

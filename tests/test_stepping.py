@@ -249,3 +249,4 @@ def test_the_compiled_step_is_two_whole_graphs_that_are_never_compiled_again():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["2 0", "True True"]
+    assert done.stderr.count("training: compile time") == 1

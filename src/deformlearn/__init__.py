@@ -41,9 +41,14 @@ _WHERE = {
     "register": "registration",
     "skin": "body",
     "synthesize": "data.synthetic",
+    "write_bvh": "exports.bvh",
     "write_estimates": "data.estimates",
-    "write_npz": "export",
-    "write_obj": "export",
+    "write_glb": "exports.glb",
+    "write_npz": "exports.npz",
+    "write_obj": "exports.meshes",
+    "write_onnx": "exports.onnx",
+    "write_ply": "exports.meshes",
+    "write_smpl": "exports.smpl",
 }
 _RENAMED = {"load_template": "load"}
 

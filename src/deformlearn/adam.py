@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,6 +89,8 @@ def _walk(
     """Adam on every person at once; returns the energies at the start of the last tenth."""
     optimiser = torch.optim.Adam(list(variables.tensors()), lr=rate, fused=True)
     last_tenth = torch.zeros_like(variables.log_scale)
+    compiling = function if isinstance(function, _Compiled) and function.fresh else None
+    begin = time.perf_counter()
     for step in range(steps):
         # Two drops of the step size settle what the large first steps keep shaking.
         drop = 0.1 if step >= 0.9 * steps else 0.3 if step >= 0.7 * steps else 1.0
@@ -95,6 +99,12 @@ def _walk(
         found = function(template, variables.estimate(), evidence, weights)
         found.sum().backward()
         optimiser.step()
+        # The first step has compiled the way forth and back, if nothing failed.
+        if compiling is not None and step == 0 and compiling.function is not energy:
+            logging.getLogger(__name__).warning(
+                "registration: compile time %.0f s (torch keeps it for the next run)",
+                time.perf_counter() - begin,
+            )
         if step <= math.ceil(0.9 * steps):
             last_tenth = found.detach()
     return last_tenth

@@ -172,20 +172,32 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         print("\n".join(card.lines()))
 
     def report(
-        run: tyro.conf.Positional[Path], data: Path | None = None, template: str = "anny"
+        run: tyro.conf.Positional[Path],
+        other: tyro.conf.Positional[Path | None] = None,
+        data: str | None = None,
+        template: str = "anny",
+        out: Path | None = None,
     ) -> None:
-        """Write report.html of a run, finished or not.
+        """Write report.html of a run, finished or not; of two runs, a page of both side by side.
 
         Args:
             run: Run folder.
-            data: Its data set, if it has moved.
-            template: Rigged human the run was made with.
+            other: Another run folder, to be compared with the first.
+            data: The data set, if it has moved.
+            template: Rigged human the runs were made with.
+            out: The page's file (RUN/report.html; of two runs RUN/with-OTHER.html).
 
         """
-        from deformlearn.report import write_report
+        from deformlearn.files import place
+        from deformlearn.report import write_comparison, write_report
         from deformlearn.templates import load
 
-        print(f"report: {write_report(run, load(template), data=data).resolve()}")
+        body, where = load(template), None if data is None else place(data)
+        if other is None:
+            page = write_report(run, body, data=where, out=out)
+        else:
+            page = write_comparison(run, other, body, data=where, out=out)
+        print(f"report: {page.resolve()}")
 
     return {one.__name__: one for one in (demo, synth, run, evaluate, report)}
 

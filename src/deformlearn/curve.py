@@ -37,6 +37,14 @@ class Line:
     """Millimetres; the key 0 alone is a level."""
     ours: bool
     """Drawn in full; all others are for comparison."""
+    run: int | None = None
+    """Which of two runs it is of (0 or 1), where both are in one chart: its colour; None: one run."""
+
+    @property
+    def colour(self) -> str:
+        """Of its run where there are two, else of its split."""
+        first = self.split == "train" if self.run is None else self.run == 0
+        return FIT if first else NET
 
     @property
     def is_level(self) -> bool:
@@ -50,25 +58,33 @@ def curve_png(lines: Sequence[Line]) -> bytes:
     return buffer.getvalue()
 
 
-def curve_svg(lines: Sequence[Line], *, wide: bool) -> str:
+def curve_svg(lines: Sequence[Line], *, wide: bool, measure: str = "raw") -> str:
     """Fig. 2 as an <svg> element to stand in a page: its text is text, in the page's colours."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    # Two charts on a page must not share names of clip paths and glyphs.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "wide" if wide else "narrow"}):
-        draw_curve(lines, wide=wide).savefig(buffer, format="svg", transparent=True)
+    # The charts of a page must not share names of clip paths and glyphs.
+    salt = f"{measure} {'wide' if wide else 'narrow'}"
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        draw_curve(lines, wide=wide, measure=measure).savefig(
+            buffer, format="svg", transparent=True
+        )
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", drawn, count=5)
+    # Nothing refers to these names, and they are the same in every chart.
+    drawn = re.sub(r' id="[a-z0-9.]+_\d+"', "", drawn)
     for colour, name in _VARIABLES.items():
         drawn = drawn.replace(colour, f"var(--{name})")
     return re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", drawn)
 
 
-def draw_curve(lines: Sequence[Line], *, wide: bool) -> Figure:
-    """Fig. 2: round across, raw MPJPE up from zero; every line is named where it ends."""
+def draw_curve(lines: Sequence[Line], *, wide: bool, measure: str = "raw") -> Figure:
+    """Fig. 2: round across, MPJPE up from zero; every line is named where it ends.
+
+    `measure` is what the errors are called on the axis. No line at all is an InputError.
+    """
     from matplotlib.figure import Figure
 
     if not lines:
@@ -82,7 +98,10 @@ def draw_curve(lines: Sequence[Line], *, wide: bool) -> Figure:
     axes.set(xlim=(0.75, edge), ylim=(0, top), xticks=range(1, last + 1))
     axes.set_xticklabels([f"round {r}" if wide else str(r) for r in range(1, last + 1)])
     axes.set_title(
-        f"MPJPE, mm (raw){'' if wide else ', by round'}", loc="left", fontsize=text, color=SOFT
+        f"MPJPE, mm ({measure}){'' if wide else ', by round'}",
+        loc="left",
+        fontsize=text,
+        color=SOFT,
     )
     axes.tick_params(length=0, labelsize=text, labelcolor=SOFT, pad=6)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -92,15 +111,21 @@ def draw_curve(lines: Sequence[Line], *, wide: bool) -> Figure:
 
     # Names stand beside the plot, as near to the end of their line as their neighbours allow.
     mm_per_point = top / (axes.get_position().height * size[1] * 72)
-    gap = (1.4 if wide else 2.75) * text * mm_per_point
+    labels = [
+        f"{height:.0f}  {line.name} ({line.split})"
+        for line, (_, height, _) in zip(lines, ends, strict=True)
+    ]
+    if not wide:
+        labels = [textwrap.fill(label, 21) for label in labels]
+    rows = 1 + max(label.count("\n") for label in labels)
+    gap = (1.4 if wide else 0.55 + 1.1 * rows) * text * mm_per_point
     reach = edge + (0.04 if wide else 0.08) * edge
     places = _spread([height for _, height, _ in ends], gap)
-    for line, (x, height, colour), at in zip(lines, ends, places, strict=True):
+    for line, label, (x, height, colour), at in zip(lines, labels, ends, places, strict=True):
         leader: dict[str, Any] = {"color": colour, "linewidth": 0.6, "clip_on": False}
         axes.plot([x, edge, reach], [height, height, at], **leader)
-        label = f"{height:.0f}  {line.name} ({line.split})"
         axes.annotate(
-            label if wide else textwrap.fill(label, 21),
+            label,
             (reach, at),
             (4, 0),
             textcoords="offset points",
@@ -115,18 +140,23 @@ def draw_curve(lines: Sequence[Line], *, wide: bool) -> Figure:
 
 def _draw_line(axes: Any, line: Line, edge: float, text: float) -> tuple[float, float, str]:
     """Draw one line or level; where it ends (round, mm), and its colour."""
-    colour = FIT if line.split == "train" else NET
+    colour = line.colour
     if line.is_level:
         level = line.by_round[0]
-        colour = colour if line.name.startswith("control") else SOFT
+        if line.run is None and not line.name.startswith("control"):
+            colour = SOFT
         axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)))
         return edge, level, colour
     rounds, heights = zip(*sorted(line.by_round.items()), strict=True)
     style: dict[str, Any] = {"linewidth": 2.4, "markersize": 6.5}
+    if line.run is not None and line.split == "train":
+        style |= {"linestyle": (0, (4, 1.5)), "markerfacecolor": _PAGE}
     if not line.ours:
         style = {"linewidth": 1.3, "markersize": 4, "linestyle": (0, (1, 1.5))}
     axes.plot(rounds, heights, color=colour, marker="o", clip_on=False, **style)
-    for x, height in list(zip(rounds, heights, strict=True))[:-1] if line.ours else ():
+    # Of two runs the digits would lie on one another.
+    told = line.ours and line.run is None
+    for x, height in list(zip(rounds, heights, strict=True))[:-1] if told else ():
         above = {"textcoords": "offset points", "ha": "center", "fontsize": text, "zorder": 4}
         # A patch of page keeps other lines out of the digits.
         patch = {"facecolor": _PAGE, "edgecolor": "none", "pad": 1.2}

@@ -135,12 +135,16 @@ def facing_share(
     mirrored one would have to be seen from inside: its corresponded points face away. `view` holds
     the x and y rows of `view_transforms`.
     """
-    corners = template.faces[faces].flatten(1)
-    points = BodyPoints(template.vertices[corners], template.weights[corners])
-    seen = blend(view[..., :2, :], points).unflatten(1, (-1, 3))
-    edge, other = seen[..., 1, :] - seen[..., 0, :], seen[..., 2, :] - seen[..., 0, :]
+    corners = template.faces[faces].mT.flatten(1)
+    # `blend`, with points as the last axis: three times as fast for so many.
+    maps = view[:, :, :2].permute(0, 2, 3, 1).flatten(1, 2)
+    blended = (maps @ template.weights[corners].mT).unflatten(1, (2, 4))
+    rest = template.vertices[corners].mT
+    seen = (blended[:, :, :3] * rest[:, None]).sum(2) + blended[:, :, 3]
+    first, second, third = seen.unflatten(-1, (3, -1)).unbind(-2)
+    edge, other = second - first, third - first
     # Outward faces wind counter-clockwise; with y pointing down that is a negative screen area.
-    towards = (edge[..., 0] * other[..., 1] - edge[..., 1] * other[..., 0]) < 0
+    towards = (edge[:, 0] * other[:, 1] - edge[:, 1] * other[:, 0]) < 0
     total = weights.sum(-1)
     share = (towards * weights).sum(-1) / total.clamp_min(1e-9)
     return torch.where(total > 0, share, torch.ones_like(share))

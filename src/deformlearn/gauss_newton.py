@@ -14,13 +14,8 @@ from torch import Tensor
 
 from deformlearn.body import BodyTemplate
 from deformlearn.energy import Weights
-from deformlearn.normal_equations import (
-    NormalEquations,
-    Problem,
-    Scratch,
-    Theta,
-    normal_equations,
-)
+from deformlearn.least_squares import Problem, Theta, View
+from deformlearn.normal_equations import NormalEquations, Scratch, normal_equations
 from deformlearn.tensors import TensorData, combine, where
 
 _DAMPING = 0.05
@@ -59,6 +54,11 @@ class _Walk(TensorData):
     """Factor on the damping if the next step fails."""
     done: Bool[Tensor, "batch"]
 
+    @property
+    def reached(self) -> Descent:
+        """Where they are."""
+        return Descent(self.theta, self.here.energy, self.done)
+
 
 def descend(
     template: BodyTemplate,
@@ -70,6 +70,9 @@ def descend(
     tolerance: float = 1e-3,
 ) -> Descent:
     """At most `iterations` steps; whom a step gains less than `tolerance` of the energy stops."""
+    if iterations == 0:
+        energy = View.of(template, problem, theta, weights).energy
+        return Descent(theta, energy, torch.zeros_like(energy, dtype=torch.bool))
     scratch = Scratch.of(problem)
     here = normal_equations(template, problem, theta, weights, scratch)
     damping, worse = (torch.full_like(here.energy, value) for value in (_DAMPING, _WORSE))
@@ -77,15 +80,16 @@ def descend(
     people = torch.arange(len(nobody), device=nobody.device)
     result = Descent(theta, here.energy, nobody)
     walk = _Walk(people, problem, theta, here, damping, worse, nobody)
-    for _ in range(iterations):
+    for _ in range(iterations - 1):
         walk = _step(template, walk, weights, tolerance, scratch)
         # Leaving costs a copy of those who stay: wait until a fifth of them can go together.
         if 5 * int(walk.done.sum()) >= len(walk.rows):
-            result = _write(result, walk[walk.done])
+            result = _write(result, walk.rows, walk.reached, walk.done)
             walk = walk[~walk.done]
             if len(walk.rows) == 0:
                 return result
-    return _write(result, walk)
+    reached = _last_step(template, walk, weights, tolerance)
+    return _write(result, walk.rows, reached, torch.ones_like(walk.done))
 
 
 def _step(
@@ -113,21 +117,38 @@ def _step(
     )
 
 
+def _last_step(template: BodyTemplate, walk: _Walk, weights: Weights, tolerance: float) -> Descent:
+    """A step that nobody goes on from: only its energy is asked for."""
+    here = walk.here
+    step, _ = _solve(here, walk.damping)
+    theta = walk.theta.moved(step)
+    energy = View.of(template, walk.problem, theta, weights).energy
+    better = (energy < here.energy) & ~walk.done
+    return Descent(
+        where(better, theta, walk.theta),
+        torch.where(better, energy, here.energy),
+        walk.done | (better & (here.energy - energy < tolerance * here.energy)),
+    )
+
+
 def _solve(
     equations: NormalEquations, damping: Float[Tensor, "batch"]
 ) -> tuple[Float[Tensor, "batch unknowns"], Float[Tensor, "batch"]]:
     """The damped step and the gain its model promises; anything where the matrix is broken."""
-    matrix, gradient = equations.matrix.clone(), equations.gradient
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    added = damping[:, None] * (diagonal + _FLOOR) + 1e-6
-    diagonal += added
+    added = damping[:, None] * (equations.diagonal + _FLOOR) + 1e-6
     # LAPACK's upper factor comes in half the time of its lower one.
-    factor, _ = torch.linalg.cholesky_ex(matrix, upper=True)
-    step = -torch.cholesky_solve(gradient[..., None], factor, upper=True)[..., 0]
-    return step, (step * (added * step - gradient)).sum(-1)
+    factor, _ = torch.linalg.cholesky_ex(equations.damped(added), upper=True)
+    solution = -torch.cholesky_solve(equations.gradient[..., None], factor, upper=True)[..., 0]
+    step = equations.step(solution)
+    return step, (added * step.square() - solution * equations.gradient).sum(-1)
 
 
-def _write(result: Descent, walk: _Walk) -> Descent:
-    """The result with what the walkers have reached."""
-    reached = Descent(walk.theta, walk.here.energy, walk.done)
-    return combine([result, reached], lambda pair: pair[0].index_copy(0, walk.rows, pair[1]))
+def _write(
+    result: Descent,
+    rows: Int[Tensor, "walkers"],
+    reached: Descent,
+    chosen: Bool[Tensor, "walkers"],
+) -> Descent:
+    """The result with what the chosen ones of the walkers have reached."""
+    reached, rows = reached[chosen], rows[chosen]
+    return combine([result, reached], lambda pair: pair[0].index_copy(0, rows, pair[1]))

@@ -1,273 +1,174 @@
-"""The paper's Fig. 1 of a run: people chosen by rule, in pictures, with the errors of each."""
+"""People of a run in pictures, the paper's Fig. 1 of each: chosen by rule, drawn large."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
-from torch import Tensor
 
-from deformlearn.body import BodyTemplate
-from deformlearn.config import RegistrationConfig
-from deformlearn.curve import INK, SOFT
-from deformlearn.data.estimates import Estimates, read_estimates
+from deformlearn.data.estimates import iterate_estimates
 from deformlearn.data.images import decode_image
-from deformlearn.data.shards import People, read_images, read_people, read_truth
+from deformlearn.data.shards import OBSERVATION_SCHEMA, People, info_for, people_in, shards
+from deformlearn.data.tables import read_batches, typed
 from deformlearn.errors import InputError
-from deformlearn.estimate import Estimate, camera_joints
-from deformlearn.evaluation import PROTOCOL_JOINTS, canonical_mm, true_joints
-from deformlearn.files import AnyPath, place
-from deformlearn.metrics import JointErrors, joint_errors
-from deformlearn.registration import quality_of
+from deformlearn.estimate import Estimate
+from deformlearn.files import AnyPath
 from deformlearn.render import strip
-from deformlearn.rundir import RunFolder, read_config
-from deformlearn.skeleton import joint_set
+from deformlearn.reports.people import Measured
+from deformlearn.reports.source import Source
 
-TEST_PANELS = ("photo", "prediction", "front", "side", "refined", "front", "side")
-TRAIN_PANELS = ("photo", "correspondences", "fit", "front", "side")
-
-PANEL = 256
+PANEL = 288
 """Side of one picture of a person (px)."""
 
-EACH = 2
-"""People of each kind where nothing else is asked for."""
+WORST, BEST, RANDOM = "worst", "best", "random"
+SHOWN = {WORST: 12, BEST: 6, RANDOM: 12}
+"""How many people of each kind have pictures."""
 
-GOOD, MEDIAN, WORST = "good", "median", "worst"
-_PLACES = {GOOD: (0.05, 0.1, 0.15), MEDIAN: (0.5, 0.48, 0.52)}
-"""Quantiles of the ranking at which people are shown; the worst are the last ones, whoever they are."""
+VIEWS = ("over the photo", "from the front", "from the side")
+"""Pictures of each body."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Estimates to be drawn."""
+
+    name: str
+    path: Path
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """One person: who it is, what is known of the errors, and the pictures."""
+    """One person in pictures, (PANEL, PANEL, 3) uint8 each."""
 
     kind: str
-    """GOOD, MEDIAN or WORST."""
-    key: str
-    action: str
-    captions: tuple[str, ...]
-    panels: tuple[np.ndarray, ...]
-    """(PANEL, PANEL, 3) each, uint8."""
+    """WORST, BEST or RANDOM."""
+    row: int
+    """The person's row in what was measured."""
+    photo: np.ndarray
+    correspondences: np.ndarray
+    """The photo, paled, with a dot for each correspondence."""
+    bodies: tuple[tuple[str, tuple[np.ndarray, ...]], ...]
+    """For each stage its name and its `VIEWS`."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A run folder, and the data set it was made from."""
+def choose(
+    ranking: Float[np.ndarray, "people"], counts: Mapping[str, int], seed: int = 0
+) -> list[tuple[str, int]]:
+    """People to show, by their place in the ranking (larger is worse): kind and row, kind by kind.
 
-    run: Path
-    template: BodyTemplate
-    config: dict[str, Any]
-    info: dict[str, Any]
-    records: list[dict[str, Any]]
-    data: AnyPath
-    missing: list[str] = field(default_factory=list)
-    """What the page cannot show, and why."""
+    The worst come first, worst first. Nobody twice, so few people give fewer; whoever has no rank is
+    never chosen. Random ones are drawn from all, so that they show what is usual.
+    """
+    rows = np.flatnonzero(np.isfinite(ranking))
+    order = rows[np.argsort(-ranking[rows], kind="stable")]
+    orders = {
+        WORST: order,
+        BEST: order[::-1],
+        RANDOM: np.random.default_rng(seed).permutation(rows),
+    }
+    chosen: dict[int, str] = {}
+    for kind, count in counts.items():
+        new = [row for row in orders[kind][: count + len(chosen)].tolist() if row not in chosen]
+        chosen |= dict.fromkeys(new[:count], kind)
+    return [(kind, row) for row, kind in chosen.items()]
 
-    @staticmethod
-    def open(run: Path, template: BodyTemplate, data: AnyPath | None) -> Source:
-        found = read_config(run)
-        try:
-            config, data_set = found["config"], found["data"]
-            data, info = data or place(data_set["path"]), data_set["template"]
-        except (KeyError, TypeError):
-            raise InputError(
-                f"{run} is not a run folder: its config.json was not written by `run`"
-            ) from None
-        if info.get("fingerprint") != template.fingerprint:
-            raise InputError(
-                f"{run} is a run with the template {info.get('template')!r} "
-                f"({info.get('fingerprint')}), not {template.name!r} ({template.fingerprint}); "
-                f"load the template it names"
+
+def portraits(
+    source: Source,
+    split: str,
+    stages: Sequence[Stage],
+    measured: Measured,
+    chosen: Sequence[tuple[str, int]],
+) -> list[Portrait]:
+    """Pictures of the chosen people, in their order, by every stage.
+
+    Who has no readable photo, or is not in the data set any more, has no portrait; the first reason is
+    said in `source.missing`. Only shards that hold somebody chosen are read.
+    """
+    wanted = {measured.keys[row]: row for _, row in chosen if measured.shard[row] >= 0}
+    if not wanted:
+        return []
+    labels, photos = _photos(source, split, measured, wanted)
+    bodies = [_estimates(source, stage, set(photos)) for stage in stages]
+    found = []
+    for kind, row in chosen:
+        key = measured.keys[row]
+        if key in photos and all(key in body for body in bodies):
+            drawn = [_strip(source, photos[key], labels[key], body[key]) for body in bodies]
+            views = tuple(
+                (stage.name, tuple(panels[2:])) for stage, panels in zip(stages, drawn, strict=True)
             )
-        return Source(run, template.to("cpu"), config, info, RunFolder(run).records(), data)
-
-    def record(self, stage: str, round_: int = 0) -> dict[str, Any]:
-        """The record of a stage; empty where it is not finished."""
-        matches = (r for r in self.records if (r["stage"], r["round"]) == (stage, round_))
-        return next(matches, {})
-
-    def last(self, stage: str) -> int:
-        """The last round in which a stage was finished; 0 where none was."""
-        return max((r["round"] for r in self.records if r["stage"] == stage), default=0)
-
-    def estimates(self, round_: int, name: str) -> Estimates | None:
-        """Estimates of a round, or None."""
-        path = RunFolder(self.run).round_path(round_, name)
-        return read_estimates(path, self.template) if path.exists() else None
-
-    def people(self, split: str, keys: list[str]) -> People:
-        """The people of a split that have estimates, in the estimates' order."""
-        everyone = read_people(self.data, split, self.template)
-        place = {key: row for row, key in enumerate(everyone.keys)}
-        if not set(keys) <= place.keys():
-            raise InputError(f"{self.data} no longer holds all {split} people of this run")
-        rows = [place[key] for key in keys]
-        actions = [everyone.actions[row] for row in rows]
-        return replace(
-            everyone,
-            keys=keys,
-            observations=everyone.observations[rows],
-            crop=everyone.crop[rows],
-            actions=actions,
-        )
-
-    def photos(self, split: str, people: People, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Crops of some people by key, uint8; an unreadable one is named in `missing`."""
-        wanted = {people.keys[row]: row for row in rows}
-        found = {}
-        for key, image, path in read_images(self.data, split, list(wanted)):
-            crop = None if image is not None else people.crop[wanted[key]]
-            source = self.data / path if image is None else image
-            try:
-                found[key] = decode_image(source, PANEL, crop).permute(1, 2, 0).numpy()
-            except InputError as error:
-                self.missing.append(f"No picture of {key}: {error}.")
-        return found
+            found.append(Portrait(kind, row, drawn[0][0], drawn[0][1], views))
+    return found
 
 
-def predicted_people(source: Source, *, each: int = EACH) -> list[Portrait]:
-    """Test people by the error of their prediction (of its reprojection without truth).
-
-    Panels are TEST_PANELS, without the refined ones in a run that has not refined yet.
-    """
-    round_ = source.last("learn")
-    predicted = source.estimates(round_, "predictions-test.parquet")
-    if predicted is None:
-        return []
-    refined = source.estimates(round_, "refined-test.parquet") if source.last("refine") else None
-    stages = [stage.estimate for stage in (predicted, refined) if stage is not None]
-    people = source.people("test", predicted.keys)
-    measured = _errors(source, people, stages)
-    chosen = choose(measured[0].values[0], each)
-    photos = source.photos("test", people, [row for _, row in chosen])
-    portraits = []
-    for kind, row in chosen:
-        if people.keys[row] not in photos:
-            continue
-        views = [_panels(source, photos, people, stage, row) for stage in stages]
-        panels = [views[0][0], *(panel for view in views for panel in view[2:])]
-        captions = [error.of(row) for error in measured]
-        portraits.append(_portrait(people, kind, row, captions, panels))
-    return portraits
-
-
-def fitted_people(source: Source, *, each: int = EACH) -> list[Portrait]:
-    """Training people by how far their last fit is from their correspondences; TRAIN_PANELS."""
-    fits = source.estimates(source.last("register"), "estimates.parquet")
-    if fits is None or fits.quality is None:
-        return []
-    people = source.people("train", fits.keys)
-    distance = _Error("2D", "px", [fits.quality.reprojection_px])
-    chosen = choose(distance.values[0], each)
-    photos = source.photos("train", people, [row for _, row in chosen])
-    portraits = []
-    for kind, row in chosen:
-        if people.keys[row] in photos:
-            panels = _panels(source, photos, people, fits.estimate, row)
-            captions = [distance.of(row), *filter(None, [fits.flags[row]])]
-            portraits.append(_portrait(people, kind, row, captions, panels))
-    return portraits
+def _photos(
+    source: Source, split: str, measured: Measured, wanted: Mapping[str, int]
+) -> tuple[dict[str, People], dict[str, np.ndarray]]:
+    """Labels and crops (uint8) of some people by key."""
+    info = info_for(source.data, source.template)
+    paths = shards(source.data, "observations", split)
+    labels: dict[str, People] = {}
+    photos: dict[str, np.ndarray] = {}
+    bad: list[str] = []
+    for number in sorted({int(measured.shard[row]) for row in wanted.values()}):
+        for table in _rows_of(paths[number], wanted.keys() - labels.keys()):
+            people = people_in(table, info, [])
+            pixels = zip(table["image"].to_pylist(), table["image_path"].to_pylist(), strict=True)
+            for row, (image, path) in enumerate(pixels):
+                key, crop = people.keys[row], None if image is not None else people.crop[row]
+                labels[key] = people.take([row])
+                try:
+                    place = source.data / (path or "") if image is None else image
+                    photos[key] = decode_image(place, PANEL, crop).permute(1, 2, 0).numpy()
+                except InputError as error:
+                    bad.append(f"{key}: {error}")
+    if bad:
+        more = f", and of {len(bad) - 1} more of those who were chosen" if len(bad) > 1 else ""
+        source.say(f"No picture of {bad[0]}{more}.")
+    return labels, photos
 
 
-def choose(ranking: Float[Tensor, "people"], each: int) -> list[tuple[str, int]]:
-    """People to show, by fixed places in the ranking (lower is better): kind and row, best first.
-
-    Nobody twice, so few people give fewer; whoever has no finite rank is never chosen.
-    """
-    rows = ranking.isfinite().nonzero()[:, 0]
-    order = rows[ranking[rows].argsort(stable=True)].tolist()
-    worst = order[-min(each, max(1, len(order) // 3)) :]
-    chosen = dict.fromkeys(worst, WORST)
-    for kind, quantiles in _PLACES.items():
-        for quantile in quantiles[: each if order else 0]:
-            chosen.setdefault(order[round(quantile * (len(order) - 1))], kind)
-    return [(chosen[row], row) for row in order if row in chosen]
+def _rows_of(path: AnyPath, keys: set[str]) -> Iterator[pa.Table]:
+    """Rows of a shard by key, each key once; few pixels are in memory at a time."""
+    left = set(keys)
+    for table in read_batches(path, OBSERVATION_SCHEMA.names, 128):
+        rows = []
+        for row, key in enumerate(table["key"].to_pylist()):
+            if key in left:
+                left.remove(key)
+                rows.append(row)
+        if rows:
+            yield typed(path, table.take(pa.array(rows)), OBSERVATION_SCHEMA)
 
 
-def strips_png(portraits: Sequence[Portrait], titles: Sequence[str]) -> bytes:
-    """Fig. 1 on white: one person a row, `titles` above the columns."""
-    from matplotlib.figure import Figure
-
-    if not portraits:
-        raise InputError("there is no person to show: no predictions yet, or no readable image")
-    columns, rows = len(titles), len(portraits)
-    height = 1.75 * rows + 0.3  # inches: pictures with their captions, and the titles
-    figure = Figure(figsize=(1.5 * columns, height))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.005, 0.25 / height, 0.995, 1 - 0.3 / height, 0.02, 0.17)
-    for row, portrait in zip(grid, portraits, strict=True):
-        for axes, panel in zip(row, portrait.panels, strict=True):
-            axes.imshow(panel)
-            axes.set_axis_off()
-        text = f"{portrait.kind}: {'; '.join(portrait.captions)}"
-        row[0].text(0, -0.02, text, transform=row[0].transAxes, va="top", fontsize=8, color=SOFT)
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=8.5, color=INK, pad=5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, facecolor="white")
-    return buffer.getvalue()
+def _estimates(source: Source, stage: Stage, keys: set[str]) -> dict[str, Estimate]:
+    """Some people's estimates by key, one each."""
+    found = {}
+    for block in iterate_estimates(stage.path, source.template, 4096):
+        for row, key in enumerate(block.keys):
+            if key in keys:
+                found[key] = block.estimate[row : row + 1]
+    return found
 
 
-@dataclass(frozen=True)
-class _Error:
-    """One error of every person, before and after refinement."""
-
-    name: str
-    unit: str
-    values: list[Tensor]
-
-    def of(self, row: int) -> str:
-        digits = 1 if self.unit == "px" else 0
-        numbers = (f"{column[row].item():.{digits}f}" for column in self.values)
-        return f"{self.name} {' → '.join(numbers)} {self.unit}"
-
-
-def _errors(source: Source, people: People, stages: Sequence[Estimate]) -> list[_Error]:
-    """What is known about each person's errors, the most telling first."""
-    template, config = source.template, RegistrationConfig()
-    seen, crop = people.observations, people.crop
-    quality = [quality_of(template, stage, seen, crop, config) for stage in stages]
-    pixels = _Error("2D", "px", [each.reprojection_px for each in quality])
-    if not any((source.data / "truth").glob("test-*.parquet")):
-        return [pixels]
-    target = true_joints(read_truth(source.data, "test", people.keys))
-    errors = [_joint_errors(template, stage, target) for stage in stages]
-    raw = _Error("raw", "mm", [each.raw for each in errors])
-    return [raw, _Error("PA", "mm", [each.aligned for each in errors]), pixels]
-
-
-def _joint_errors(
-    template: BodyTemplate, estimate: Estimate, target: Float[Tensor, "people joints 3"]
-) -> JointErrors:
-    joints = camera_joints(template, estimate, PROTOCOL_JOINTS) * 1000
-    return joint_errors(joints, target, joint_set(PROTOCOL_JOINTS), canonical_mm(template))
-
-
-def _panels(
-    source: Source, photos: dict[str, np.ndarray], people: People, estimate: Estimate, row: int
+def _strip(
+    source: Source, photo: np.ndarray, person: People, estimate: Estimate
 ) -> list[np.ndarray]:
     """Photo, correspondences, overlay, front and side view of one person."""
-    one = slice(row, row + 1)
-    seen = people.observations[one]
+    seen = person.observations
     given = seen.point_weights[0] > 0
     picture = strip(
-        photos[people.keys[row]],
+        photo,
         source.template,
-        estimate[one],
+        estimate,
         seen.points[0][given],
         seen.faces[0][given],
         seen.barycentric[0][given],
         size=PANEL,
     )
-    return np.split(picture, len(TRAIN_PANELS), axis=1)
-
-
-def _portrait(
-    people: People, kind: str, row: int, captions: Sequence[str], panels: Sequence[np.ndarray]
-) -> Portrait:
-    return Portrait(kind, people.keys[row], people.actions[row], tuple(captions), tuple(panels))
+    return np.split(picture, 2 + len(VIEWS), axis=1)

@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deformlearn import adam, losses, runtime
+from deformlearn.allocation import keep_freed_memory
 from deformlearn.body import BodyTemplate, blend
 from deformlearn.camera import Crop
 from deformlearn.config import RegistrationConfig
 from deformlearn.energy import Evidence, Weights, energy
 from deformlearn.estimate import Estimate, Quality, facing_share, view_transforms
 from deformlearn.gauss_newton import descend
-from deformlearn.normal_equations import Problem, Theta
+from deformlearn.least_squares import Problem, Theta
 from deformlearn.observations import Observations
 from deformlearn.orientation import oriented_start
 from deformlearn.progress import Advance
@@ -45,6 +46,7 @@ def register(
     people = len(observations.points)
     if people == 0:
         raise ValueError("nothing to register: the observations hold no one")
+    keep_freed_memory()
     device = observations.points.device
     size = config.batch
     if config.solver == "adam":
@@ -65,9 +67,9 @@ def register(
                 if start is None
                 else start[rows]
             )
-        found, converged = fit(evidence, begin, start is None)
         with torch.no_grad():
-            return _settled(template, found, evidence, crop[rows], config, converged)
+            found = fit(evidence, begin, start is None)
+            return _settled(template, found, evidence, crop[rows], config)
 
     batches = order.split(size)
     parts = []
@@ -108,8 +110,10 @@ def quality_of(
         return _quality(template, estimate, evidence, crop, loss, torch.zeros_like(loss) > 0)
 
 
-_Fit = Callable[[Evidence, Estimate, bool], tuple[Estimate, Tensor]]
-"""Evidence, start and whether the start is fresh -> estimate, converged."""
+_Found = tuple[Estimate, Tensor, Tensor]
+"""Estimate, its loss under the second phase's weights, converged."""
+_Fit = Callable[[Evidence, Estimate, bool], _Found]
+"""From evidence, a start, and whether that is fresh."""
 
 
 def _by_gauss_newton(
@@ -117,8 +121,7 @@ def _by_gauss_newton(
 ) -> _Fit:
     leading, soft = (Weights.of(config, device, first=first) for first in (True, False))
 
-    @torch.no_grad()
-    def fit(evidence: Evidence, start: Estimate, fresh: bool) -> tuple[Estimate, Tensor]:
+    def fit(evidence: Evidence, start: Estimate, fresh: bool) -> _Found:
         problem = Problem.of(template, evidence.points, evidence.observations)
         theta = Theta.of(start)
         if fresh and config.first_iterations:
@@ -130,7 +133,7 @@ def _by_gauss_newton(
         found = descend(
             template, problem, theta, soft, iterations=count, tolerance=config.tolerance
         )
-        return found.theta.estimate(), found.converged
+        return _orthonormal(found.theta.estimate()), found.energy, found.converged
 
     return fit
 
@@ -139,35 +142,38 @@ def _by_adam(template: BodyTemplate, config: RegistrationConfig, device: torch.d
     soft = Weights.of(config, device)
     function = adam.energy_function(config, device)
 
-    def fit(evidence: Evidence, start: Estimate, fresh: bool) -> tuple[Estimate, Tensor]:
-        found, before = adam.descend(
-            template, evidence, start, config, fresh=fresh, function=function
-        )
-        with torch.no_grad():
-            after = energy(template, found, evidence, soft)
-        return found, before - after < 0.01 * before
+    def fit(evidence: Evidence, start: Estimate, fresh: bool) -> _Found:
+        with torch.enable_grad():
+            found, before = adam.descend(
+                template, evidence, start, config, fresh=fresh, function=function
+            )
+        found = _orthonormal(found)
+        after = energy(template, found, evidence, soft)
+        return found, after, before - after < 0.01 * before
 
     return fit
 
 
+def _orthonormal(estimate: Estimate) -> Estimate:
+    """The estimate with a rotation for its nine numbers."""
+    return replace(estimate, camera=replace(estimate.camera, matrix=estimate.camera.rotation()))
+
+
 def _settled(
     template: BodyTemplate,
-    found: Estimate,
+    found: _Found,
     evidence: Evidence,
     crop: Crop,
     config: RegistrationConfig,
-    converged: Tensor,
 ) -> tuple[Estimate, Quality]:
-    """What a descent found, with a rotation for its nine numbers, and its quality."""
-    weights = Weights.of(config, crop.half.device)
-    found = replace(found, camera=replace(found.camera, matrix=found.camera.rotation()))
-    loss = energy(template, found, evidence, weights)
+    """What a descent found, and its quality."""
+    estimate, loss, converged = found
     broken = ~loss.isfinite()
     if broken.any():
         # Degenerate points can break one person's descent; the others go on, this one is flagged.
-        found = where(broken, Estimate.rest(template, len(loss)), found)
-        loss = energy(template, found, evidence, weights)
-    return found, _quality(template, found, evidence, crop, loss, converged & ~broken)
+        estimate = where(broken, Estimate.rest(template, len(loss)), estimate)
+        loss = energy(template, estimate, evidence, Weights.of(config, loss.device))
+    return estimate, _quality(template, estimate, evidence, crop, loss, converged & ~broken)
 
 
 def _points_used(observations: Observations) -> Tensor:

@@ -18,13 +18,16 @@ from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
 from deformlearn.config import RegistrationConfig
 from deformlearn.data.boxes import Boxes, PersonBox, is_inside, read_boxes
-from deformlearn.data.estimates import Estimates, flags_of, write_estimates
+from deformlearn.data.estimates import Estimates, flags_of, together, write_estimates
 from deformlearn.data.images import open_image, to_pixels
 from deformlearn.data.sources import Frame
 from deformlearn.data.video import VideoWriter, frame_count, frame_rate, is_video, read_frames
 from deformlearn.errors import InputError
 from deformlearn.estimate import project_points
-from deformlearn.export import estimate_mesh, write_npz, write_obj
+from deformlearn.exports.about import mesh_comments
+from deformlearn.exports.axes import estimate_mesh
+from deformlearn.exports.meshes import write_obj
+from deformlearn.exports.npz import write_npz
 from deformlearn.lifter import Lifter, load_lifter
 from deformlearn.observations import Observations, no_points
 from deformlearn.pictures import save_png
@@ -104,7 +107,7 @@ def predict_to_files(
     if not found:
         reason = f": {job.left_out[0]}" if job.left_out else ""
         raise InputError(f"nothing to predict from{reason}")
-    people = _together(found)
+    people = together(found)
     write_estimates(out / "estimates.parquet", people, template)
     return people
 
@@ -278,10 +281,13 @@ def _predict(
     everyone = Estimates([view.key for view in views], estimate, crop)
     if refine:
         everyone = _refined(everyone, keypoints, confidence, job)
-    where = torch.tensor([view.picture for view in views])
+    inside = [
+        [index for index, view in enumerate(views) if view.picture == row]
+        for row in range(len(pictures))
+    ]
     return [
-        (picture, _some(everyone, (where == row).nonzero()[:, 0]))
-        for row, picture in enumerate(pictures)
+        (picture, everyone.select(rows) if rows else None)
+        for picture, rows in zip(pictures, inside, strict=True)
     ]
 
 
@@ -336,30 +342,6 @@ def _refined(
     return Estimates(people.keys, estimate, people.crop, quality, flags)
 
 
-def _some(people: Estimates, rows: Tensor) -> Estimates | None:
-    if len(rows) == 0:
-        return None
-    numbers = rows.tolist()
-    return Estimates(
-        [people.keys[row] for row in numbers],
-        people.estimate[rows],
-        people.crop[rows],
-        None if people.quality is None else people.quality[rows],
-        tuple(people.flags[row] for row in numbers) if people.flags else (),
-    )
-
-
-def _together(found: Sequence[Estimates]) -> Estimates:
-    qualities = [several.quality for several in found if several.quality is not None]
-    return Estimates(
-        [key for several in found for key in several.keys],
-        concatenate([several.estimate for several in found]),
-        concatenate([several.crop for several in found]),
-        concatenate(qualities) if qualities else None,
-        tuple(flag for several in found for flag in several.flags),
-    )
-
-
 def _drawn(picture: _Picture, people: Estimates | None, job: _Job) -> np.ndarray:
     photo = np.array(picture.image)
     if people is None:
@@ -377,10 +359,12 @@ def _write_people(out: Path, people: Estimates, job: _Job) -> None:
     """NPZ and OBJ of each."""
     vertices = estimate_mesh(job.template, people.estimate, axes="camera")
     for row, key in enumerate(people.keys):
-        one = _some(people, torch.tensor([row]))
-        assert one is not None
+        one = people.select([row])
         write_npz(out / f"{key}.npz", one, job.template, meshes=True)
-        write_obj(out / f"{key}.obj", vertices[row], job.template.faces, axes="camera")
+        facts = mesh_comments(one, job.template, "camera")
+        write_obj(
+            out / f"{key}.obj", vertices[row], job.template.faces, axes="camera", comments=facts
+        )
 
 
 def last_network(run: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ class Stepper:
         forward: nn.Module = _compiled(network) if compiled else network
         self._forward = _in_step(forward, self.device) if shared else forward
         self._losses = _compiled(all_losses) if compiled else all_losses
+        self._compiling = compiled
         self._tried = not (shared and self.device.type == "cuda")
         self.begin_epoch()
 
@@ -88,6 +90,7 @@ class Stepper:
         `rows` says which rows of the training set these are. A batch whose gradient is not finite
         changes no weight, and `check` refuses to go on.
         """
+        begin = time.perf_counter()
         if not self._tried:
             self._agree_on_parts(examples)
         terms, totals = self._gradients(examples)
@@ -98,6 +101,12 @@ class Stepper:
         self._broken = torch.where(first, ~totals.isfinite(), self._broken)
         self._rows.append(rows)
         self.lap("optimiser")
+        if self._compiling:
+            self._compiling = False
+            logging.getLogger(__name__).warning(
+                "training: compile time %.0f s (torch keeps it for the next run)",
+                time.perf_counter() - begin,
+            )
         return terms
 
     def check(self, epoch: int, steps: int) -> None:

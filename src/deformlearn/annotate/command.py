@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
@@ -14,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from deformlearn import local_pages
 from deformlearn.annotate.archive import Archive
 from deformlearn.annotate.labels import ChartLabels
 from deformlearn.annotate.photos import find_photos
@@ -50,9 +48,9 @@ def annotate(
             console.print(f"skipped {one['where']}: {one['reason']}", markup=False)
         for line in welcome(server, out):
             console.print(line, markup=False)
-        if open_browser and _has_display():
+        if open_browser and local_pages.has_display():
             webbrowser.open(server.address)
-        _wait_for_interrupt()
+        local_pages.wait_for_interrupt()
         people, photos = session.counts
         console.print(
             f"\n{people} people on {photos} images are in {out}; "
@@ -98,11 +96,8 @@ def welcome(server: Server, out: Path) -> list[str]:
         f"Annotate in the browser:  {server.address}",
         f"Every change is saved at once to {out}. Stop with Ctrl-C.",
     ]
-    if not _has_display():
-        lines.append(
-            f"From another machine: ssh -L {server.port}:127.0.0.1:{server.port} "
-            f"{socket.gethostname()}, then open the same address there."
-        )
+    if not local_pages.has_display():
+        lines.append(local_pages.tunnel(server.port))
     return lines
 
 
@@ -126,15 +121,3 @@ def _alone(out: Path, archive: Archive) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _wait_for_interrupt() -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
-
-
-def _has_display() -> bool:
-    """Whether a browser can be opened on this machine."""
-    if sys.platform in ("darwin", "win32"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -11,7 +11,6 @@ import errno
 import hmac
 import ipaddress
 import json
-import re
 import secrets
 import socket
 import sys
@@ -22,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any
 
+from deformlearn import local_pages
 from deformlearn.annotate.session import Session
 from deformlearn.errors import InputError
 
@@ -78,24 +78,7 @@ class Server(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         """What to open in a browser on this machine."""
-        anywhere = self.host in ("", "0.0.0.0", "::")
-        name = "127.0.0.1" if anywhere else f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{name}:{self.port}/{self.token}/"
-
-    def knows(self, host_header: str) -> bool:
-        """Whether a Host header is an honest name of this server.
-
-        A rebinding page comes under its own domain name, so addresses and this machine's own names
-        are safe whatever the port, which a tunnel may change.
-        """
-        name = re.sub(r":\d{1,5}$", "", host_header.strip()).strip("[]").lower()
-        if name in ("localhost", self.host.lower(), socket.gethostname().lower()):
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or self.host not in ("127.0.0.1", "localhost", "::1")
+        return local_pages.address(self.host, self.port, f"/{self.token}/")
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection in a thread of its own."""
@@ -192,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_host(self) -> None:
         host = self.headers.get("Host", "")
-        if not self.server.knows(host):
+        if not local_pages.is_honest_name(host, self.server.host):
             self.close_connection = True
             raise _RefusedError(
                 HTTPStatus.FORBIDDEN, "this server is not known under that host name"

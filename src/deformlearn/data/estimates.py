@@ -32,6 +32,7 @@ from deformlearn.data.tables import (
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, Quality
 from deformlearn.files import AnyPath, whole_file
+from deformlearn.tensors import concatenate
 
 CONVENTIONS = {
     "camera": "weak perspective x = s P(R X) + t, t added after the scale",
@@ -80,6 +81,29 @@ class Estimates:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def select(self, rows: Sequence[int]) -> Estimates:
+        """Some of the rows, in this order."""
+        chosen = torch.as_tensor(rows, dtype=torch.long)
+        return Estimates(
+            [self.keys[row] for row in rows],
+            self.estimate[chosen],
+            self.crop[chosen],
+            None if self.quality is None else self.quality[chosen],
+            tuple(self.flags[row] for row in rows) if self.flags else (),
+        )
+
+
+def together(parts: Sequence[Estimates]) -> Estimates:
+    """Everyone in one; a quality is known only if it is known of all."""
+    qualities = [part.quality for part in parts if part.quality is not None]
+    return Estimates(
+        [key for part in parts for key in part.keys],
+        concatenate([part.estimate for part in parts]),
+        concatenate([part.crop for part in parts]),
+        concatenate(qualities) if len(qualities) == len(parts) else None,
+        tuple(flag for part in parts for flag in part.flags),
+    )
 
 
 def flags_of(quality: Quality, crop: Crop) -> list[str]:

@@ -1,0 +1,1 @@
+"""Estimates for other programs: meshes, rigs, motion, numbers, and the network itself."""
