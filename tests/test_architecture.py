@@ -16,9 +16,9 @@ ORDER = """
     rigs.gltf rigs.smpl anny_body templates nonrigid patches surface_fit surfaces chart_search
     charts densepose_charts render anatomy data.tables data.soundness data.sources data.shards
     data.images data.video data.estimates data.augment data.check data.duplicates data.json_stream
-    data.rle data.person_boxes data.boxes data.densepose data.densepose_labels data.densepose_dumps
-    data.predictions data.densepose_results data.attach data.coco_file data.coco
-    data.densepose_annotations data.posetrack data.openpose data.mpii data.h36m_metadata
+    data.rle data.person_boxes data.boxes data.densepose data.densepose_labels
+    data.densepose_dumps data.predictions data.densepose_results data.attach data.coco_file
+    data.coco data.densepose_annotations data.posetrack data.openpose data.mpii data.h36m_metadata
     data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d data.convert data.importing
     data.rotations data.posing data.gestures data.stances data.poses data.cloth data.outfits
     data.wardrobe data.scenery data.labels data.crowd data.darkroom data.staging data.scenes
@@ -29,13 +29,13 @@ ORDER = """
     reports.tables reports.source reports.people reports.strips portraits reports.settings
     reports.sections reports.pair reports.page report datasheet exports.__init__ exports.axes
     exports.placing exports.about exports.influences exports.gltf_file exports.meshes exports.npz
-    exports.smpl exports.bvh exports.atlas exports.texture exports.glb exports.people exports.photos
-    exports.command predict results judging fitting annotate.marks annotate.labels annotate.photos
-    annotate.archive annotate.view annotate.guess annotate.session annotate.server annotate.command
-    annotate.__init__ viewer.__init__ viewer.roll viewer.people viewer.source viewer.drawing
-    viewer.guard viewer.canvas viewer.cards viewer.people_window viewer.template_window viewer.page
-    viewer.screenshot viewer.command cli_run cli_data cli_import exports.onnx cli_export cli_view
-    cli data.__init__ __main__ __init__
+    exports.smpl exports.bvh exports.atlas exports.texture exports.glb exports.people
+    exports.photos exports.command predict results judging fitting annotate.marks annotate.labels
+    annotate.photos annotate.archive annotate.view annotate.guess annotate.session annotate.server
+    annotate.command annotate.__init__ viewer.__init__ viewer.roll viewer.people viewer.source
+    viewer.drawing viewer.guard viewer.canvas viewer.cards viewer.people_window
+    viewer.template_window viewer.page viewer.screenshot viewer.command cli_run cli_data
+    cli_import exports.onnx cli_export cli_view cli data.__init__ __main__ __init__
 """.split()
 STEPS = {"registration", "lifter", "regressor"}
 

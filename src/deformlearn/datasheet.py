@@ -209,7 +209,7 @@ def _reasons(data: Path, split: str) -> list[tuple[str, int, str]]:
     """The most common reasons of an import's rejects, how often, and the first example."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
-    with open(data / f"rejects-{split}.csv", newline="") as file:
+    with open(data / f"rejects-{split}.csv", newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             reason = without_details(line["reason"])
             counts[reason] += 1

@@ -252,7 +252,7 @@ def _is_the_same(data: AnyPath, run: Path, info: DatasetInfo, fingerprint: str) 
     if info.fingerprint != fingerprint or not (run / "shards.json").is_file():
         return False
     try:
-        shards = json.loads((run / "shards.json").read_text())
+        shards = json.loads((run / "shards.json").read_text("utf-8"))
         first = next(name for name in sorted(shards) if name.startswith("observations/"))
         return facts(data / first) == shards[first]
     except (OSError, ValueError, StopIteration):

@@ -54,7 +54,7 @@ def _own(parts: Path, lock: FileLock, recipe: dict[str, Any], *, patience: float
         write_atomically(path, json.dumps(recipe, indent=1).encode())
         return
     try:
-        found, wanted = _flat(json.loads(path.read_text())), _flat(recipe)
+        found, wanted = _flat(json.loads(path.read_text("utf-8"))), _flat(recipe)
     except (ValueError, OSError) as error:
         raise InputError(f"cannot read {path} ({error}); delete {parts}") from error
     changes = [

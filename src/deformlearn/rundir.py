@@ -132,7 +132,7 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            return [json.loads(line) for line in path.read_text().splitlines() if line]
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}); delete its broken line") from error
 
@@ -213,7 +213,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 

@@ -196,15 +196,21 @@ def _mapped(source: _Source, cache: Path) -> Images:
 
 def _read_notes(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
+_UNKNOWN_MEMORY = 8 << 30
+"""What a machine is taken to have that does not say."""
+
+
 def _memory() -> int:
     """Bytes of memory that this process may have: the machine's, or its container's."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    sizes = [_UNKNOWN_MEMORY]
+    if hasattr(os, "sysconf"):  # not on Windows
+        sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with contextlib.suppress(OSError, ValueError):
         sizes.append(int(_CONTAINER.read_text()))
     return min(sizes)

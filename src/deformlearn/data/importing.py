@@ -183,7 +183,7 @@ def _info(out: Path, source: Source, template: BodyTemplate, converter: Converte
 
 def _finished_before(record: Path, recipe: dict, out: Path) -> Imported:
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text("utf-8"))
         numbers = {name: int(found[name]) for name in ("rows", "rejected", "points", "bare")}
         before = Imported(**numbers, already=True)
         differing = [key for key in recipe if found["recipe"].get(key) != recipe[key]]
@@ -202,7 +202,7 @@ def _claim(work: Path, recipe: dict, out: Path, split: str) -> None:
     claim = work / "recipe.json"
     if claim.exists():
         try:
-            found = json.loads(claim.read_text())
+            found = json.loads(claim.read_text("utf-8"))
         except ValueError:
             found = None
         if found == recipe:
@@ -346,14 +346,14 @@ def _done(work: Path, split: str, number: int) -> _Tally | None:
     path = _rejects_path(work, split, number)
     if not path.exists():
         return None
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return _Tally(*(int(value) for value in next(csv.reader(file))))
 
 
 def _rejects(work: Path, split: str) -> Iterator[list[str]]:
     """The rows (file, row, reason) of all finished chunks."""
     for path in sorted((work / "rejects").glob(f"{split}-*.csv")):
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             next(rows)
             yield from rows

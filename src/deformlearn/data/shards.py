@@ -183,7 +183,7 @@ def read_info(folder: AnyPath) -> DatasetInfo:
             f"Make one with `deformlearn synth` or see docs/data_format.md"
         )
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text("utf-8"))
         info = DatasetInfo(**{**values, "landmarks": tuple(values.get("landmarks", ()))})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not a data set description: {error}") from error

@@ -174,7 +174,7 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     recipe = folder / "synthetic.json"
     try:
         if recipe.exists():
-            found = json.loads(recipe.read_text())
+            found = json.loads(recipe.read_text("utf-8"))
             differing = [
                 f"{key} {found.get(key)!r} instead of {value!r}"
                 for key, value in wanted.items()

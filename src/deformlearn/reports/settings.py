@@ -42,7 +42,7 @@ def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def versions(run: Path) -> dict[str, str]:
     """The recorded software and hardware; empty where the file is gone or damaged."""
     try:
-        found = json.loads((run / "versions.json").read_text())
+        found = json.loads((run / "versions.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -154,7 +154,7 @@ def described(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def recorded_shards(run: Path, split: str) -> dict[str, Any] | None:
     """Which version of a split's labels and truth a run began with, by name; None: it did not record it."""
     try:
-        found = json.loads((run / "shards.json").read_text())
+        found = json.loads((run / "shards.json").read_text("utf-8"))
         return {
             name: version
             for name, version in found.items()
