@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from deformlearn.data.cloth import columns, of_person, product, unit
 from deformlearn.data.rotations import UP
-from deformlearn.data.scenery import Scene, background
+from deformlearn.data.scenery import Scene, background, bounds
 from deformlearn.data.wardrobe import Paint
-from deformlearn.raster import Fragments, rasterise, true_at
+from deformlearn.raster import Fragments, divided, rasterise, true_at
 
 Random = np.random.Generator
 
@@ -100,7 +100,8 @@ class ShadowMap:
         up = towards.new_tensor(UP).expand_as(towards)
         right = functional.normalize(torch.linalg.cross(up, towards), dim=1)
         axes = torch.stack([right, torch.linalg.cross(right, towards), -towards], 1)
-        centre = (vertices.amin(1) + vertices.amax(1)) / 2
+        low, high = bounds(vertices)
+        centre = (low + high) / 2
         seen = (vertices - centre[:, None]) @ axes.mT
         # Two empty texels all around, so that whatever is outside the map reads as lit.
         scale = (side / 2 - 2) / seen[..., :2].abs().amax((1, 2))
@@ -130,7 +131,7 @@ class ShadowMap:
             (self._side, (1 - right) * down),
             (self._side + 1, right * down),
         ):
-            blocked += (depth > self._depth.index_select(0, texel + step)) * share
+            blocked += self._depth[step:].index_select(0, texel).lt_(depth).mul_(share)
         return blocked
 
 
@@ -163,16 +164,17 @@ def _openness(samples: Fragments, pictures: int, side: int) -> Float[Tensor, "sa
     step = max(2, side // 40)
     wide = side + 2 * step
     depth = samples.depth.new_full((pictures * wide * wide,), torch.inf)
-    row, column = samples.pixels // side, samples.pixels % side
-    middle = (samples.images * wide + row + step) * wide + column + step
-    depth.scatter_(0, middle, samples.depth)
+    row, column = samples.places(side)
+    corner = (samples.images * wide + row) * wide + column
+    middle = step * (wide + 1)
+    depth[middle:].scatter_(0, corner, samples.depth)
     blocked = torch.zeros_like(samples.depth)
     around = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1), (-1, 1), (1, -1))
     for down, right in around:
-        near = depth.index_select(0, middle + step * (down * wide + right))
+        near = depth[middle + step * (down * wide + right) :].index_select(0, corner)
         # A neighbour up to half a metre nearer shades; farther ones are another thing in front.
-        gap = samples.depth - near
-        blocked += ((gap - 0.015) * 12).clamp_(0, 1) * (gap < 0.5)
+        gap = torch.sub(samples.depth, near, out=near)
+        blocked += (gap - 0.015).mul_(12).clamp_(0, 1).mul_(gap.lt_(0.5))
     return 1 - 0.6 * blocked / len(around)
 
 
@@ -184,7 +186,7 @@ def _behind(scene: Scene, size: int, shadows: ShadowMap) -> Float[Tensor, "peopl
     flat = (colour**2.2).view(3, count, -1) * light[..., None]
     floor = true_at(is_floor)
     if len(floor):
-        people, spots = floor // size**2, points.index_select(1, floor)
+        people, spots = divided(floor, size**2), points.index_select(1, floor)
         dark = 0.75 * shadows.shade(spots, people, 0.004)
         dark *= of_person(lamps.lamp.sum(0) / (lamps.lamp + lamps.around).sum(0), people)
         dark += 0.35 * _contact(scene, spots, people)
@@ -242,9 +244,9 @@ def _compose(
         canvas = 0.75 * canvas + 0.25 * after
     if not len(samples):
         return canvas
-    row, column = samples.pixels // side, samples.pixels % side
+    row, column = samples.places(side)
     # Samples 2i, 2i + 1 and 2i + 2 belong to pixel i; the last one of all to no further pixel.
-    down, right = (row // 2).clamp_max(size - 1), (column // 2).clamp_max(size - 1)
+    down, right = (row >> 1).clamp_max_(size - 1), (column >> 1).clamp_max_(size - 1)
     bounds = torch.stack([down.amin() - 1, right.amin() - 1, down.amax(), right.amax()])
     top, left, bottom, far = bounds.clamp_min(0).tolist()
     tall, wide = bottom + 1 - top, far + 1 - left

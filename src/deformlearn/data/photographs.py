@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from deformlearn.allocation import keep_freed_memory
 from deformlearn.config import SyntheticConfig
 from deformlearn.data.crowd import Crowd
 from deformlearn.data.darkroom import develop, sample_grid
@@ -63,6 +64,7 @@ class Stage:
     @cache
     def on(device: torch.device) -> Stage:
         """The stage of this process on a device."""
+        keep_freed_memory()
         studio = Studio.open()
         attributes = studio.wardrobe.attributes.to(device)
         return Stage(studio, Crowd(studio.rig, device), attributes)
@@ -83,12 +85,13 @@ def photograph(scripts: Sequence[Script], size: int, where: Stage) -> list[Photo
     surface = _surface(scripts, scene, samples, where)
     images = develop(scene, size, samples, *surface, [script.film for script in scripts])
 
-    row = samples.pixels // side
-    odd = (row & (samples.pixels - row * side) & 1).bool()  # both row and column
+    row, column = samples.places(side)
+    odd = (row & column & 1).bool()
     index = true_at(odd & (samples.faces < len(where.crowd.faces)))
     shown = samples.map(lambda values: values.index_select(0, index))
     bounds = torch.bincount(shown.images, minlength=len(scripts)).cumsum(0).cpu()[:-1]
-    pixels = torch.stack([shown.pixels % side, shown.pixels // side], 1).float() / 2
+    row, column = shown.places(side)
+    pixels = torch.stack([column, row], 1).float() / 2
     parts = [
         np.split(values.cpu().numpy(), bounds.numpy())
         for values in (pixels, shown.faces, shown.barycentric)

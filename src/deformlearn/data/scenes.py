@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deformlearn.data.crowd import Crowd
 from deformlearn.data.posing import SEGMENT_BONES, Rig
-from deformlearn.data.scenery import MARGIN, Lamps, Rooms, Scene, box, framed
+from deformlearn.data.scenery import MARGIN, Lamps, Rooms, Scene, bounds, box, framed
 from deformlearn.data.staging import Chair, Script
 
 FOCAL = 8.0
@@ -72,8 +72,7 @@ def _before(
     vertices: Float[Tensor, "people vertices 3"], rotation: Float[Tensor, "people 3 3"]
 ) -> Float[Tensor, "people 3"]:
     """Where cameras stand that look at people in given directions, as far as FOCAL asks for."""
-    turned = vertices @ rotation.mT
-    low, high = turned.amin(1), turned.amax(1)
+    low, high = bounds(vertices @ rotation.mT)
     away = (low + high) / 2
     away[:, 2] -= FOCAL * MARGIN * (high - low)[:, :2].amax(1)
     return (rotation.mT @ away[..., None])[..., 0]
