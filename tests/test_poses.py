@@ -116,6 +116,17 @@ def test_a_foot_reaches_its_goal_with_the_knee_forward(puppet, side, sign):
     assert puppet.position(f"lowerleg01.{side}")[2] > hip[2] + 0.2
 
 
+def test_a_bone_that_turns_takes_along_all_that_hangs_on_it(rig, body):
+    turned, random = Puppet(body), np.random.default_rng(2)
+    for bone in random.choice(rig.labels, 60):
+        turned.turn(str(bone), rotation(random.normal(0, 0.5, 3)))
+        for seen in random.choice(rig.labels, 8):
+            fresh = Puppet(body)
+            fresh.rotations[:] = turned.rotations
+            for ours, theirs in zip(turned.frame(str(seen)), fresh.frame(str(seen)), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
 def test_what_is_too_far_is_approached_as_far_as_the_limb_stretches(puppet):
     shoulder = puppet.position("upperarm01.L")
     puppet.reach("L", shoulder + 5 * LEFT, -UP)

@@ -10,6 +10,7 @@ from deformlearn import templates
 from deformlearn.body import BodyPoints, BodyTemplate
 from deformlearn.camera import Camera, Crop
 from deformlearn.estimate import Estimate
+from deformlearn.raster import divided, interpolate_columns
 from deformlearn.render import (
     compose,
     dots,
@@ -22,6 +23,7 @@ from deformlearn.render import (
     turn,
     vertex_normals,
 )
+from deformlearn.tensors import concatenate
 
 SQUARE = torch.tensor([[1.0, 1.0], [5.0, 1.0], [5.0, 4.0], [1.0, 4.0]])
 TWO_FACES = torch.tensor([[0, 3, 1], [3, 2, 1]])
@@ -216,6 +218,26 @@ def test_the_same_face_as_embree_in_every_pixel_but_on_edges(anny, perspective):
     edge = (blend < 1e-3) | (mine < 0) | (theirs < 0)
     assert edge[differing].all()
     assert len(differing) < 10
+
+
+def test_values_come_by_column_to_the_bit_as_they_come_by_row(box):
+    screen = torch.stack([box.vertices[:, 2], -box.vertices[:, 1]], 1) * 50 + 60
+    seen = rasterise(screen[None], box.vertices[None, :, 0], box.faces, (120, 120), both_sides=True)
+    assert len(seen) == 4000  # twice as many are not a whole number of blocks
+    several = concatenate([seen, replace(seen, images=seen.images + 1)])
+    values = torch.rand(2, 8, 5, generator=torch.Generator().manual_seed(0))
+    columns = interpolate_columns(values, box.faces, several)
+    assert torch.equal(columns, interpolate(values, box.faces, several).T)
+    assert not torch.equal(columns[:, : len(seen)], columns[:, len(seen) :])
+
+
+def test_places_and_quotients_are_those_of_whole_numbers(box):
+    whole = torch.tensor([0, 1, 6, 7, 8, 13, 14, 2**40 + 3])
+    assert divided(whole, 7).tolist() == [each // 7 for each in whole.tolist()]
+    seen = rasterise(SQUARE[None], torch.ones(1, 4), TWO_FACES, (6, 7))
+    row, column = seen.places(7)
+    assert torch.equal(row * 7 + column, seen.pixels)
+    assert (row.min(), row.max(), column.min(), column.max()) == (1, 3, 1, 4)
 
 
 def test_normals_point_out_of_a_box_and_have_unit_length(box):

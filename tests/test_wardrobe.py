@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from deformlearn.data.cloth import fraction
 from deformlearn.data.outfits import Looks, random_outfit
 from deformlearn.data.staging import Studio
 
@@ -29,6 +30,15 @@ def painted(wardrobe, *outfits):
     looks = Looks.of(outfits, torch.device("cpu"))
     people = torch.arange(len(outfits)).repeat_interleave(len(wardrobe.attributes))
     return wardrobe.paint(looks, wardrobe.attributes.T.repeat(1, len(outfits)), people)
+
+
+def test_the_fraction_of_a_number_is_to_the_bit_its_remainder():
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(5, 2000, generator=random) * torch.tensor(
+        [[1e-9], [1e-3], [1.0], [30], [1e4]]
+    )
+    assert (values < 0).any()
+    assert torch.equal(fraction(values), values % 1)
 
 
 def colour_at(studio, dressing, outfit, landmark):

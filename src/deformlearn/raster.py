@@ -18,6 +18,9 @@ from deformlearn.tensors import TensorData
 _NEAR = 1e-4
 """Faces that reach behind this depth are left out under perspective."""
 
+_TURNED = 4096
+"""Fragments whose values are transposed at once on a CPU."""
+
 _EDGE = 1e-5
 """Slack on barycentric coordinates: rounding must not open a crack between two faces."""
 
@@ -96,10 +99,11 @@ def rasterise(
     )
 
     # One candidate per face and pixel of its box.
-    boxes = (wide * (bottom - top + 1)).long()
+    boxes = (wide * (bottom - top + 1)).int()
     owner = torch.repeat_interleave(boxes)
-    start, wide, u0, ux, uy, v0, vx, vy = _rows(owner, boxes.cumsum(0) - boxes, wide, *plane)
-    within = torch.arange(len(owner), device=screen.device) - start
+    start = boxes.cumsum(0, dtype=boxes.dtype) - boxes
+    start, wide, u0, ux, uy, v0, vx, vy = _rows(owner, start, wide, *plane)
+    within = (torch.arange(len(owner), device=screen.device, dtype=start.dtype) - start).to(u0)
     row = torch.floor((within + 0.5) / wide)
     column = within - row * wide
     u = u0 + ux * column + uy * row
@@ -113,13 +117,14 @@ def rasterise(
     (highest, leftmost), (rows, across) = _bounds(row, column)
     target = (image * rows + (row - highest)) * across + (column - leftmost)
 
-    # 1/z, not z, is linear on the screen; its negative grows with z.
-    key = (-1 / depth.clamp_min(_NEAR) if perspective else depth).flatten()
-    ka, kb, kc = (key.index_select(0, corner.index_select(0, face)) for corner in corners)
-    nearest = _nearest(target, kc + u * (ka - kc) + v * (kb - kc), people * rows * across)
-    image, row, column, face, u, v = _rows(nearest, image, row, column, face, u, v)
-    blend = [share.clamp_min_(0) for share in (u, v, 1 - u - v)]
     depths = [depth.flatten().index_select(0, corner.index_select(0, face)) for corner in corners]
+    # 1/z, not z, is linear on the screen; its negative grows with z.
+    ka, kb, kc = (-1 / far for far in depths) if perspective else depths
+    nearest = _nearest(target, kc + u * (ka - kc) + v * (kb - kc), people * rows * across)
+    image, row, column, face, u, v, *depths = _rows(
+        nearest, image, row, column, face, u, v, *depths
+    )
+    blend = [share.clamp_min_(0) for share in (u, v, 1 - u - v)]
     if perspective:
         blend = [share / far for share, far in zip(blend, depths, strict=True)]
     # Column by column: torch sums rows of three numbers six times as slowly.
@@ -150,6 +155,23 @@ def interpolate(
     return torch.nn.functional.embedding_bag(
         corners, values.flatten(0, 1), per_sample_weights=fragments.barycentric, mode="sum"
     )
+
+
+def interpolate_columns(
+    values: Float[Tensor, "batch vertices channels"],
+    faces: Int[Tensor, "faces 3"],
+    fragments: Fragments,
+) -> Float[Tensor, "channels fragments"]:
+    """What `interpolate` gives, with every channel along one row of memory."""
+    if values.device.type != "cpu":
+        return interpolate(values, faces, fragments).T.contiguous()
+    columns = values.new_empty(values.shape[-1], len(fragments))
+    for first in range(
+        0, len(fragments), _TURNED
+    ):  # what the cache holds is turned in half the time
+        some = fragments[first : first + _TURNED]
+        columns[:, first : first + _TURNED] = interpolate(values, faces, some).T
+    return columns
 
 
 def vertex_normals(

@@ -212,17 +212,18 @@ def _contact(
     rank = touching.cumsum(1) - 1
     chosen = touching & (rank % stride == 0)
     place = torch.where(chosen, torch.div(rank, stride, rounding_mode="floor"), _FEET)
-    feet = vertices.new_full((len(vertices), _FEET + 1, 2), torch.inf)
-    feet.scatter_(1, place[..., None].expand(-1, -1, 2), vertices[..., [0, 2]])
-    feet = feet[:, :_FEET].permute(2, 1, 0)
+    feet = vertices.new_full((2, len(vertices), _FEET + 1), torch.inf)
+    feet.scatter_(2, place.expand(2, -1, -1), vertices[..., ::2].permute(2, 0, 1))
+    feet = feet[..., :_FEET].mT
     finite = feet.isfinite()
     low = torch.where(finite, feet, torch.inf).amin(1) - _NEAR_FEET
     high = torch.where(finite, feet, -torch.inf).amax(1) + _NEAR_FEET
-    flat = spots[[0, 2]]
-    inside = ((flat > of_person(low, people)) & (flat < of_person(high, people))).all(0)
-    near = true_at(inside)
+    flat = spots[::2]
+    across, along = (flat > of_person(low, people)) & (flat < of_person(high, people))
+    near = true_at(across & along)
     some, who = flat.index_select(1, near), people.index_select(0, near)
-    away = (some[:, None] - of_person(feet, who)).square().sum(0).amin(0)
+    across, along = (some[:, None] - of_person(feet, who)).square_()
+    away = (across + along).amin(0)
     return torch.zeros_like(spots[0]).scatter_(0, near, torch.exp(-away / 0.09**2))
 
 

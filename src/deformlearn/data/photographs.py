@@ -29,7 +29,7 @@ from deformlearn.data.scenes import stage
 from deformlearn.data.shards import Row, TruthRow
 from deformlearn.data.staging import Script, Studio, random_stream
 from deformlearn.data.wardrobe import Paint
-from deformlearn.raster import Fragments, interpolate, rasterise, true_at, vertex_normals
+from deformlearn.raster import Fragments, interpolate_columns, rasterise, true_at, vertex_normals
 
 _JPEG_QUALITY = 92
 
@@ -166,20 +166,21 @@ def _surface(
     known[:, :count, :looks] = where.attributes
     known[:, :count, looks : looks + 3] = vertex_normals(vertices[:, :count], body)
     known[..., looks + 3 :] = vertices
-    values = interpolate(known, scene.faces, samples).T.contiguous()
+    values = interpolate_columns(known, scene.faces, samples)
     attributes, normals, points = values.split([looks, 3, 3])
     outfits = Looks.of([script.outfit for script in scripts], values.device)
     paint = where.studio.wardrobe.paint(outfits, attributes, samples.images)
     flat = true_at(samples.faces >= len(body))
     if len(flat):
         picture = samples.images.index_select(0, flat)
-        corners = scene.faces[samples.faces.index_select(0, flat)]
-        a, b, c = vertices[picture[:, None], corners].unbind(1)
+        a, b, c = vertices[:, scene.faces[len(body) :]].unbind(2)
+        facing = torch.linalg.cross(b - a, c - a)
+        face = samples.faces.index_select(0, flat) - len(body) + picture * facing.shape[1]
         columns = flat.expand(3, -1)
-        normals.scatter_(1, columns, torch.linalg.cross(b - a, c - a).T)
+        normals.scatter_(1, columns, facing.flatten(0, 1).T.index_select(1, face))
         plain = np.stack([script.furniture for script in scripts])
         colour = torch.from_numpy(plain).to(paint.albedo)
-        paint.albedo.scatter_(1, columns, colour[picture].T)
+        paint.albedo.scatter_(1, columns, colour.T.index_select(1, picture))
         paint.bump.scatter_(1, columns, torch.zeros_like(columns, dtype=paint.bump.dtype))
         paint.gloss.scatter_(0, flat, 0.0)
     return paint, points, normals

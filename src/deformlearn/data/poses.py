@@ -197,9 +197,12 @@ def capsule_radii(body: RestBody) -> Float[np.ndarray, "capsules"]:
     """How thick this person is around the axis of each capsule (metres)."""
     radii = []
     for start, end, owners, quantile in _CAPSULES:
+        if start.endswith(".R"):  # as thick as the left one, the capsule before
+            radii.append(radii[-1])
+            continue
         mine = body.rig.part(owners, body.shape)
-        if "." in start:  # of a pair of limbs the left one is measured
-            mine, start, end = mine[mine[:, 0] > 0], start[:-1] + "L", end[:-1] + "L"
+        if start.endswith(".L"):
+            mine = mine[mine[:, 0] > 0]
         away = _distance(mine, body.head(start), body.head(end))
         radii.append(np.quantile(away, quantile))
     return np.array(radii)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -106,6 +107,12 @@ class Rig:
         self.labels: tuple[str, ...] = tuple(model.bone_labels)
         self.parents: tuple[int, ...] = tuple(model.bone_parents)
         self.index = {label: bone for bone, label in enumerate(self.labels)}
+        below = [{bone} for bone in range(len(self.parents))]
+        for bone in reversed(range(len(self.parents))):  # parents come before children
+            if self.parents[bone] >= 0:
+                below[self.parents[bone]] |= below[bone]
+        self.below: tuple[tuple[int, ...], ...] = tuple(tuple(sorted(bones)) for bones in below)
+        """Each bone with all that hang on it."""
         self.faces = model.faces.long()
         self.weights = model.dense_vertex_bone_weights
         self._owner = self.weights.argmax(1).numpy()
@@ -144,11 +151,13 @@ class Rig:
         left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]
         flesh = self._stance @ np.swapaxes(left @ right, 1, 2)
         stance = ANNY_TO_TEMPLATE @ flesh @ ANNY_TO_TEMPLATE.T
+        above = np.maximum(self.parents, 0)
+        reach = rest - rest[above]
+        turned = (stance[above] @ reach[..., None])[..., 0]
         heads = rest.copy()
         for bone, parent in enumerate(self.parents):
             if parent >= 0:
-                reach = rest[bone] - rest[parent]
-                heads[bone] = heads[parent] + (stance[parent] @ reach if parent else reach)
+                heads[bone] = heads[parent] + (turned[bone] if parent else reach[bone])
         heads -= heads[0]
         return RestBody(self, shape, rest, stance, heads)
 
@@ -178,7 +187,7 @@ class RestBody:
     heads: Float[np.ndarray, "bones 3"]
     """Where each bone begins in the A-pose."""
 
-    @property
+    @cached_property
     def size(self) -> float:
         """Length of a leg relative to an average one: what distances between body parts scale with."""
         hip, knee, ankle = (self.head(bone) for bone in _LEG_BONES["L"])
@@ -211,8 +220,10 @@ class Puppet:
 
     def turn(self, bone: str, rotation: Float[np.ndarray, "3 3"]) -> None:
         """Set one bone's rotation relative to its parent."""
-        self.rotations[self.rig.index[bone]] = rotation
-        self._frames.clear()
+        number = self.rig.index[bone]
+        self.rotations[number] = rotation
+        for moved in self.rig.below[number]:
+            self._frames.pop(moved, None)
 
     def frame(self, bone: str) -> tuple[np.ndarray, np.ndarray]:
         """World rotation (3, 3) and position (3,) of a bone."""
@@ -327,9 +338,10 @@ class Puppet:
         palm = across / length(across)
         knuckles = cross(along, palm)
         self.turn(f"wrist.{side}", about(knuckles, flexion) @ about(palm, sign * deviation))
+        curled = about(knuckles, curl)
         for finger in "2345":
             for joint in "123":
-                self.turn(f"finger{finger}-{joint}.{side}", about(knuckles, curl))
+                self.turn(f"finger{finger}-{joint}.{side}", curled)
 
     def aim_hand(self, side: str, towards: np.ndarray, limit: Degrees = 60.0) -> None:
         """Bend the wrist so that the hand points some way, as far as wrists bend (degrees)."""

@@ -20,6 +20,7 @@ from deformlearn.data.cloth import (
     choose,
     columns,
     fabric,
+    fraction,
     length,
     of_person,
     random_waves,
@@ -229,9 +230,6 @@ def background(
         return x * vectors[0] + z * vectors[2]
 
     origin = view.position.T.float()
-    slope = rays[1] / length(rays)
-    low, high = of(rooms.sky)
-    sky = low + (high - low) * (slope * 4).clamp(0, 1)
     nearest = of(rooms.ground - origin[1]) / rays[1]
     nearest = torch.where(nearest > 0, nearest, torch.inf)
     surface = torch.where(nearest.isfinite(), _FLOOR, _SKY)  # or a wall's index
@@ -248,7 +246,8 @@ def background(
     fine, coarse = rooms.fine.value(points, people), rooms.coarse.value(points, people)
     share = (0.5 + 0.1 * fine + 0.25 * coarse).clamp(0, 1)
     side = of(torch.where(rooms.tiles > 0, rooms.tiles, 1.0))
-    board = (torch.floor(points[0] / side) + torch.floor(points[2] / side)) % 2
+    tile = torch.floor(points[0] / side) + torch.floor(points[2] / side)
+    board = 2 * fraction(tile / 2)
     share = torch.where(of(rooms.tiles > 0), 0.8 * board + 0.2 * share, share)
     first, second = of(rooms.floor)
     colour = first + (second - first) * share
@@ -263,7 +262,14 @@ def background(
     # Far ground fades into the haze at the horizon.
     is_floor = surface == _FLOOR
     clear = torch.exp(-torch.where(is_floor, nearest, 0.0) / 60)
-    colour = choose(surface == _SKY, sky, low + (colour - low) * clear)
+    low, high = rooms.sky
+    colour = of(low) + (colour - of(low)) * clear
+    above = true_at(surface == _SKY)
+    if len(above):
+        ray, who = rays.index_select(1, above), people.index_select(0, above)
+        height = (ray[1] / length(ray) * 4).clamp_(0, 1)
+        sky = of_person(low, who) + of_person(high - low, who) * height
+        colour.scatter_(1, above.expand(3, -1), sky)
     return colour.clamp_(0, 1), is_floor, points
 
 

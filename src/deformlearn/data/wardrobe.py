@@ -84,12 +84,12 @@ class Wardrobe:
         arms = part["upper_arm"] + part["forearm"] + part["hand"]
         legs = part["thigh"] + part["shin"] + part["foot"]
         spots = Spots(people, place, arm, arms > 0.5)
-        shirt, pants, coat = self._worn(looks, spots, part, arms, leg)
+        shirt, pants = self._worn(looks, spots, part, arms, leg)
         below = torch.where(of(looks.tucked), pants, pants & ~shirt)
         # Which garment lies on top: 0 is bare skin, then top, trousers and jacket.
         outer = torch.where(below, 2, torch.where(shirt, 1, 0))
         if looks.jacket is not None:
-            outer = torch.where(coat, 3, outer)
+            outer = torch.where(self._coat(looks, spots, part), 3, outer)
         cloth = outer > 0
 
         bare = true_at(outer == 0)
@@ -115,8 +115,10 @@ class Wardrobe:
         cuff = (legs > 0.5) & ((leg - of(looks.trouser_length)).abs() < 0.025)
         cuff |= spots.on_arm & ((arm - of(looks.sleeve)).abs() < 0.03)
         colour *= 1 - 0.22 * (cuff & cloth)
-        belt = pants & ((y - of(looks.waist + self._hips) + 0.015).abs() < 0.017) & (legs < 0.6)
-        colour = choose(belt & of(looks.has_belt), of(looks.belt), colour)
+        if looks.has_belt.any():
+            belt = pants & ((y - of(looks.waist + self._hips) + 0.015).abs() < 0.017)
+            belt &= (legs < 0.6) & of(looks.has_belt)
+            colour = choose(belt, of(looks.belt), colour)
         lower = (part["shin"] + part["foot"]) > 0.5
         covered = leg < of(looks.trouser_length)
         sock = lower & (leg > of(looks.sock)) & ~(cloth & covered)
@@ -137,32 +139,47 @@ class Wardrobe:
         part: dict[str, Tensor],
         arms: Float[Tensor, "points"],
         leg: Float[Tensor, "points"],
-    ) -> tuple[Bool[Tensor, "points"], Bool[Tensor, "points"], Bool[Tensor, "points"]]:
-        """Where top, trousers and jacket are."""
+    ) -> tuple[Bool[Tensor, "points"], Bool[Tensor, "points"]]:
+        """Where top and trousers are."""
         (x, y, z), on_arm, arm = spots.place, spots.on_arm, spots.arm
 
         def of(values: Tensor) -> Tensor:
             return of_person(values, spots.people)
 
         across = x.abs()
-        neck_x, neck_y, neck_z = self._neck
-        around = ((x - neck_x) ** 2 + (y - neck_y + 0.02) ** 2 + (z - neck_z - 0.02) ** 2).sqrt()
-        depth = y - (neck_y - 0.16)
-        opening = (z > neck_z) & (depth > 0) & (across < 0.5 * depth) & of(looks.v_neck)
-        opening |= around < of(looks.neckline)
-        # No bare belly: a short top ends where the trousers begin.
-        hem = self._hips + torch.minimum(looks.hem, looks.waist - 0.015)
-        trunk = (y > of(hem)) & (part["head"] < 0.5)
-        no_hand = part["hand"] < 0.5
-        sleeved = torch.where(on_arm, (arm < of(looks.sleeve)) & no_hand, trunk)
-        vest = trunk & (arms < 0.3) & (across < 0.16)
-        shirt = torch.where(of(looks.tank), vest, sleeved) & ~opening
+        opening = self._from_neck(spots) < of(looks.neckline)
+        if looks.v_neck.any():
+            depth = y - (self._neck[1] - 0.16)
+            cut = (z > self._neck[2]) & (depth > 0) & (across < 0.5 * depth)
+            opening |= cut & of(looks.v_neck)
+        trunk = self._trunk(looks, spots, part)
+        sleeved = torch.where(on_arm, (arm < of(looks.sleeve)) & (part["hand"] < 0.5), trunk)
+        if looks.tank.any():
+            vest = trunk & (arms < 0.3) & (across < 0.16)
+            sleeved = torch.where(of(looks.tank), vest, sleeved)
+        shirt = sleeved & ~opening
         pants = (y < of(looks.waist + self._hips)) & (arms < 0.4)
         pants &= (leg < of(looks.trouser_length)) & (part["foot"] < 0.6)
-        coat = torch.where(on_arm, (arm < 1.95) & no_hand, trunk & (around > 0.1))
-        gap = 0.035 + 0.12 * (neck_y - y).clamp_min(0)
-        coat &= ~((z > 0.0) & (across < gap) & ~on_arm) & of(looks.has_jacket)
-        return shirt, pants, coat
+        return shirt, pants
+
+    def _coat(self, looks: Looks, spots: Spots, part: dict[str, Tensor]) -> Bool[Tensor, "points"]:
+        """Where a jacket is, open in front."""
+        (x, y, z), on_arm = spots.place, spots.on_arm
+        body = self._trunk(looks, spots, part) & (self._from_neck(spots) > 0.1)
+        coat = torch.where(on_arm, (spots.arm < 1.95) & (part["hand"] < 0.5), body)
+        gap = 0.035 + 0.12 * (self._neck[1] - y).clamp_min(0)
+        coat &= ~((z > 0.0) & (x.abs() < gap) & ~on_arm)
+        return coat & of_person(looks.has_jacket, spots.people)
+
+    def _trunk(self, looks: Looks, spots: Spots, part: dict[str, Tensor]) -> Bool[Tensor, "points"]:
+        """What lies above a top's hem; no bare belly: a short top ends where the trousers begin."""
+        hem = self._hips + torch.minimum(looks.hem, looks.waist - 0.015)
+        return (spots.place[1] > of_person(hem, spots.people)) & (part["head"] < 0.5)
+
+    def _from_neck(self, spots: Spots) -> Float[Tensor, "points"]:
+        """Distance from the middle of the opening around the neck (metres)."""
+        (x, y, z), (neck_x, neck_y, neck_z) = spots.place, self._neck
+        return ((x - neck_x) ** 2 + (y - neck_y + 0.02) ** 2 + (z - neck_z - 0.02) ** 2).sqrt()
 
     def _skin(
         self, looks: Looks, attributes: Float[Tensor, "15 points"], people: Int[Tensor, "points"]
