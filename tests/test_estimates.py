@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -133,6 +134,19 @@ def test_estimates_may_lie_in_an_object_store(template, fitted, tmp_path):
     write_estimates(tmp_path / "e.parquet", fitted, template)
     assert path.read_bytes() == (tmp_path / "e.parquet").read_bytes()
     assert read_estimates(path, template).keys == fitted.keys
+
+
+def test_rows_with_too_few_numbers_are_refused(template, fitted, tmp_path):
+    path = tmp_path / "e.parquet"
+    write_estimates(path, fitted, template)
+    table = pq.read_table(path)
+    for pose in ([0.0] * 3, None):
+        poses = [pose, *table["pose"].to_pylist()[1:]]
+        at = table.schema.get_field_index("pose")
+        field = table.schema.field(at)
+        pq.write_table(table.set_column(at, field, pa.array(poses, field.type)), path)
+        with pytest.raises(InputError, match="not every row has 69 numbers in pose"):
+            read_estimates(path, template)
 
 
 def test_another_template_and_a_foreign_file_are_refused(template, fitted, tmp_path):

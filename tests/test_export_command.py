@@ -147,12 +147,25 @@ def test_other_paths_are_refused_with_what_to_give(run, file, template_file, tmp
     words = ("--to", "glb", "--out", tmp_path / "out", "--template", template_file)
     data = run.parent / "data"
     assert "is a data set: photographs and labels without bodies" in refused(capsys, data, *words)
-    assert "is a template, not people" in refused(capsys, template_file, *words)
+    assert "is a template, not people" in refused(capsys, template_file, *words, "--people", 0)
+    assert "does not move" in refused(capsys, template_file, *words, "--animate")
     assert "there is nothing at" in refused(capsys, tmp_path / "none", *words)
     (tmp_path / "empty.parquet").touch()
     assert "is empty" in refused(capsys, tmp_path / "empty.parquet", *words)
     (tmp_path / "half.parquet").write_bytes(file.read_bytes()[:900])
     assert "is not a whole Parquet" in refused(capsys, tmp_path / "half.parquet", *words)
+
+
+def test_a_template_is_exported_at_rest(template, template_file, tmp_path, capsys):
+    for to in ("glb", "bvh", "obj", "npz"):
+        export(template_file, "--to", to, "--out", tmp_path / "out")
+    assert names(tmp_path / "out") == [
+        f"octahedra.{end}" for end in ("bvh", "bvh.json", "glb", "npz", "obj")
+    ]
+    assert "octahedra.safetensors at rest as glb" in capsys.readouterr().out
+    rig = read_gltf(tmp_path / "out/octahedra.glb")
+    np.testing.assert_allclose(rig.vertices, template.vertices, atol=1e-6)
+    assert np.load(tmp_path / "out/octahedra.npz")["vertices"].shape[0] == 1
 
 
 def test_people_of_another_template_are_refused(file, anny, tmp_path, capsys):
@@ -353,9 +366,9 @@ def test_rows_are_never_all_in_memory(template, planted, tmp_path, monkeypatch):
     write_estimates(tmp_path / "estimates.parquet", people, template)
     monkeypatch.setattr("deformlearn.exports.people.AT_ONCE", 8)
     most = []
-    original = command.select
+    original = Estimates.select
     monkeypatch.setattr(
-        command,
+        Estimates,
         "select",
         lambda several, rows: most.append(len(several)) or original(several, rows),
     )

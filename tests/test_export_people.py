@@ -37,9 +37,9 @@ def estimates(template, planted):
     ("wanted", "rows"),
     [
         ((), [0, 1, 2, 3, 4]),
-        (("carl", "anna"), [0, 4]),
-        (("日本", "b b"), [1, 2]),
-        (("1-3", "2"), [1, 2, 3]),
+        (("carl", "anna"), [4, 0]),
+        (("日本", "b b"), [2, 1]),
+        (("1-3", "2", "0-1"), [1, 2, 3, 0]),
         (("3-",), [3, 4]),
         (("7",), [3]),  # a key goes before a number
     ],
@@ -146,7 +146,7 @@ def test_rows_are_read_a_few_at_a_time_and_in_the_order_of_frames(
 
 
 def test_only_rows_that_are_a_person_are_usable(estimates):
-    estimate = estimates.select(range(7))
+    estimate = estimates.select(range(8))
     camera, body = estimate.estimate.camera, estimate.estimate.body
     body.pose[1, 3, 0] = torch.nan
     body.scales[2, 5] = 0.0
@@ -154,4 +154,5 @@ def test_only_rows_that_are_a_person_are_usable(estimates):
     camera.matrix[4] = camera.matrix[4] * torch.tensor([[1.0], [1.0], [-1.0]])
     estimate.crop.half[5] = torch.inf
     camera.matrix[6, 0, 0] = torch.nan
-    assert usable(estimate).tolist() == [True, False, False, False, False, False, False]
+    body.scales[7, 0] = 1e30  # finite, but its vertices' distances are not
+    assert usable(estimate).tolist() == [True, *7 * [False]]

@@ -106,6 +106,24 @@ def test_other_data_beside_a_run_are_not_taken_for_its_own(run, data, tmp_path):
     )
 
 
+def test_other_data_at_the_recorded_place_are_not_taken_for_its_own(run, data):
+    shutil.rmtree(data)
+    write_people(data, train=4, test=2)
+    found = find(run)
+    assert found.data is None
+    assert found.notes == (
+        f"the data set {data} is not the one that the run began with, or cannot be read; "
+        f"name its own with --data",
+    )
+
+
+def test_a_data_set_whose_description_is_cut_off_costs_itself_alone(run, data):
+    (data / "dataset.json").write_text("{")
+    found = find(run)
+    assert found.data is None
+    assert len(found.files) == 10
+
+
 def test_missing_data_are_named(run, data):
     shutil.rmtree(data)
     found = find(run)

@@ -217,3 +217,29 @@ def test_one_degenerate_person_is_flagged_and_harms_no_other(template, planted):
     torch.testing.assert_close(
         mixed.body.pose[[0, 2]], alone.body.pose[[0, 2]], rtol=1e-3, atol=1e-3
     )
+
+
+def test_key_points_without_a_single_column_of_correspondences_are_fitted(template, planted):
+    _, seen, crop = planted(template, 3)
+    columns = ("points", "faces", "barycentric", "point_weights")
+    unused = replace(seen, point_weights=torch.zeros_like(seen.point_weights))
+    none = replace(seen, **{name: getattr(seen, name)[:, :0] for name in columns})
+    found, expected = (
+        register(template, each, crop, RegistrationConfig()) for each in (none, unused)
+    )
+    torch.testing.assert_close(found[1].loss, expected[1].loss)
+    again = quality_of(template, found[0], none, crop, RegistrationConfig())
+    torch.testing.assert_close(again.loss, found[1].loss)
+
+
+@pytest.mark.parametrize("name", ["points", "keypoints", "depths"])
+def test_a_number_that_is_not_one_is_flagged_and_harms_no_other(template, planted, name):
+    _, seen, crop = planted(template, 3)
+    broken = getattr(seen, name).clone()
+    broken[1, 2] = torch.nan
+    found, quality = register(template, replace(seen, **{name: broken}), crop, RegistrationConfig())
+    expected, _ = register(template, seen, crop, RegistrationConfig())
+    assert quality.loss.isfinite().tolist() == [True, False, True]
+    assert quality.converged.tolist()[1] is False
+    assert all(value.isfinite().all() for value in found.tensors())
+    torch.testing.assert_close(found.body.pose[::2], expected.body.pose[::2], atol=1e-3, rtol=0)

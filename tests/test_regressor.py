@@ -127,6 +127,7 @@ def test_predictions_do_not_depend_on_the_batch_and_leave_the_mode_alone(network
     people = images(5)
     whole = predict_dataset(network.train(), people)
     parts = predict_dataset(network, people, batch=2, device=torch.device("cpu"))
+    assert not any(value.requires_grad for value in whole.tensors())
     assert network.training
     for one, other in zip(whole.tensors(), parts.tensors(), strict=True):
         # bfloat16 rounds sums that are ordered differently in another batch.

@@ -306,6 +306,16 @@ def test_without_a_test_split_the_page_shows_the_registrations(fabricate, templa
     assert "The test predictions are not refined yet" not in page.text
 
 
+def test_a_run_that_moved_with_its_data_finds_them(fabricate, template, tmp_path):
+    run = fabricate()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (tmp_path / "data").rename(moved / "data")
+    text, _ = read(run.rename(moved / "run"), template)
+    assert "What this page cannot show" not in text
+    assert "<img" in text
+
+
 def test_a_moved_data_set_can_be_named(fabricate, template):
     run = fabricate()
     moved = (run.parent / "data").rename(run.parent / "elsewhere")

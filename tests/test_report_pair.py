@@ -225,7 +225,8 @@ def test_the_interval_of_a_paired_difference(two, template):
     found = change("x", first, second)
     assert found.mean == pytest.approx(2.0, abs=1e-4)
     spread = np.linspace(1, 3, 12).std(ddof=1)
-    assert found.half == pytest.approx(1.96 * spread / np.sqrt(12), rel=1e-3)
+    # Twelve people: Student's t of eleven degrees of freedom.
+    assert found.half == pytest.approx(2.201 * spread / np.sqrt(12), rel=1e-3)
     assert found.stands_out
     assert found.better == 0
     more[0] = np.nan

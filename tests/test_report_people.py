@@ -99,7 +99,7 @@ def test_people_without_truth_among_others_have_only_their_2d_error(opened):
     found = measure(source, "test", source.predictions())
     assert np.isnan(found.raw).tolist() == [False] * 3 + [True] + [False] * 2
     assert np.isfinite(found.pixels).all()
-    assert any("1 of 6 test people have no 3D truth" in line for line in source.missing)
+    assert any("1 of 6 test people have no error in mm" in line for line in source.missing)
     assert found.has_truth
 
 

@@ -48,7 +48,7 @@ def test_everyone_is_listed_by_the_quality_of_the_last_fit(source):
     assert np.all(np.diff(roll.error[worst]) <= 0)
     best = roll.choose(Choice(order=BEST_FIRST))
     assert np.all(np.diff(roll.error[best]) >= 0)
-    assert roll.error[roll.number(name("train", 0))] == pytest.approx(100 * 0.1 / 64, rel=1e-5)
+    assert roll.error[roll.keys.index(name("train", 0))] == pytest.approx(100 * 0.1 / 64, rel=1e-5)
 
 
 def test_lists_are_filtered_by_split_flag_and_name(source):
@@ -71,8 +71,7 @@ def test_a_place_in_the_roll_knows_its_split_and_row(source):
     roll = source.roll
     for number in range(7):
         assert roll.key(number) == name(roll.split(number), roll.row(number))
-        assert roll.number(roll.key(number)) == number
-    assert roll.number("nobody") is None
+        assert roll.keys[number] == roll.key(number)
 
 
 def test_predictions_alone_are_listed_unmeasured_and_the_unmeasured_come_last(tmp_path):

@@ -190,13 +190,15 @@ def test_keys_and_controls_change_the_person_the_round_and_the_step(live, source
 def test_labels_are_seen_where_they_were_made(live, source):
     window = live.window
     only(window, "keypoints")
-    live.settle()
-    picture = live.front(400)
     pixels = ((window._person.seen.keypoints[0].numpy() + 1) * 200).astype(int)
     inside = [(x, y) for x, y in pixels.tolist() if 5 < x < 395 and 5 < y < 395]
     assert len(inside) > 15
-    assert all(picture[y, x, 3] > 0.5 for x, y in inside)
-    assert (picture[..., 3] > 0.5).mean() < 0.1
+
+    def drawn():
+        covered = live.front(400)[..., 3] > 0.5
+        return all(covered[y, x] for x, y in inside) and covered.mean() < 0.1
+
+    live.visitor.until(drawn)
 
 
 def test_a_slider_of_the_template_moves_the_page_as_torch_moves_the_body(browser, body):
@@ -252,7 +254,7 @@ def test_a_data_set_is_shown_without_estimates(browser, run, body):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, source):
     path = tmp_path_factory.mktemp("page to share 人") / "people.html"
-    numbers = [source.roll.number(name(*who)) for who in (("train", 1), ("test", 2))]
+    numbers = [source.roll.keys.index(name(*who)) for who in (("train", 1), ("test", 2))]
     write_page(path, source, numbers)
     return path
 
@@ -343,6 +345,13 @@ def test_the_page_plays_the_rounds_and_ends_at_the_last_fit(reader):
     reader.until(lambda: reader.page.evaluate("scene.meshes.body.vertices.length > 0"))
     assert reader.page.evaluate("person().bodies[state.body].step") == "after"
     assert len(seen) == 4
+
+
+def test_the_space_key_presses_the_control_that_has_the_focus(reader):
+    reader.page.locator("#photo").focus()
+    reader.press("Space")
+    assert not reader.page.locator("#photo").is_checked()
+    assert not reader.page.evaluate("playing")
 
 
 def test_dragging_turns_the_body_and_scrolling_zooms(reader):

@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +22,7 @@ from deformlearn.local_pages import address
 from deformlearn.viewer.command import _chosen, serving, view, welcome
 from deformlearn.viewer.page import write_page
 from deformlearn.viewer.people import People
+from deformlearn.viewer.people_window import Shown
 from deformlearn.viewer.roll import Choice
 from deformlearn.viewer.screenshot import find_browser
 from deformlearn.viewer.source import open_source
@@ -179,6 +182,82 @@ def test_a_run_that_is_still_written_is_shown_as_far_as_it_is_whole(copied, body
     ]
 
 
+def spoil(path, column, row, value):
+    """Another value in one row of a file."""
+    table = pq.read_table(path)
+    values = table[column].to_pylist()
+    values[row] = value
+    at = table.schema.get_field_index(column)
+    changed = pa.array(values, table.schema.field(at).type)
+    pq.write_table(table.set_column(at, table.schema.field(at), changed), path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_body_that_is_no_number_is_left_out_and_harms_nobody_else(copied, body, value, tmp_path):
+    file = copied / "round-2" / "estimates.parquet"
+    spoil(file, "translation", 0, [value, 0.0])
+    source = open_source(str(copied), template=body)
+    person = People(source.found, source.template).read(name("train", 0), "train", 0)
+    assert person.body(2, "after") is None
+    assert person.body(1, "after") is not None
+    (note,) = person.notes
+    assert note.startswith("estimates.parquet of round 2 has no body of this person")
+    write_page(tmp_path / "page.html", source, [0, 1])
+    with serving(source, port=0) as (_, window):
+        window.show(Shown(0, 2, "after"))
+        assert np.isfinite(window._meshes["/body"].vertices).all()
+
+
+def test_someone_without_any_body_leaves_the_window_as_it_was(run, body, tmp_path):
+    file = tmp_path / "fits.parquet"
+    shutil.copy(run / "round-2" / "estimates.parquet", file)
+    spoil(file, "scale", 1, np.nan)
+    source = open_source(str(file), template=body)
+    with serving(source, port=0) as (_, window):
+        for number in (0, 1, 2):
+            window.show(Shown(number, 0, "after"))
+            assert (window._painted is not None) == (number == 1)
+            assert window._meshes["/body"].visible == (number != 1)
+
+
+def test_a_file_that_changes_while_it_is_looked_at_does_not_stop_the_walk(run, body, tmp_path):
+    file = tmp_path / "fits.parquet"
+    shutil.copy(run / "round-2" / "estimates.parquet", file)
+    with serving(open_source(str(file), template=body), port=0) as (_, window):
+        whole = file.read_bytes()
+        file.write_bytes(b"PAR1 cut off")
+        window.step(1)
+        second = window.shown.number
+        assert "nothing is known of" in window._card.content
+        file.write_bytes(whole)
+        window.step(1)
+        assert window.shown.number != second
+        assert "nothing is known of" not in window._card.content
+
+
+def test_a_nameless_row_is_listed(run, body, tmp_path):
+    file = tmp_path / "fits.parquet"
+    shutil.copy(run / "round-2" / "estimates.parquet", file)
+    spoil(file, "key", 1, None)
+    with serving(open_source(str(file), template=body), port=0) as (_, window):
+        window.show(Shown(1, 0, "after"))
+        assert window._meshes["/body"].visible
+
+
+def test_without_the_shards_of_a_split_its_bodies_are_shown(copied, body):
+    (copied / "shards.json").unlink()
+    (copied.parent / "data" / "observations" / "train-00000.parquet").unlink()
+    source = open_source(str(copied), template=body)
+    person = People(source.found, source.template).read(name("train", 0), "train", 0)
+    assert person.bodies
+    assert person.notes == ("the data set has no such person",)
+
+
+def test_more_people_than_a_page_holds_are_refused(source, tmp_path):
+    with pytest.raises(InputError, match="a page holds 200 people at the most, and 201"):
+        write_page(tmp_path / "page.html", source, [0] * 201)
+
+
 def test_a_run_without_anyone_is_refused(copied, body):
     for folder in copied.glob("round-*"):
         shutil.rmtree(folder)
@@ -206,9 +285,10 @@ def test_a_photograph_that_cannot_be_read_costs_itself_alone(tmp_path):
 
 
 def test_people_are_named_or_refused(source):
-    assert _chosen(source, [name("test", 1)]) == [source.roll.number(name("test", 1))]
+    assert _chosen(source, [name("test", 1), name("train", 0)]) == [5, 0]
+    assert _chosen(source, ["5", "1-2", "6-"]) == [5, 1, 2, 6]
     assert _chosen(source, None) == source.roll.choose(Choice())[:6].tolist()
-    with pytest.raises(InputError, match="has nobody called 'nobody'; it has for example"):
+    with pytest.raises(InputError, match=r"nobody in .* is called 'nobody'; there are 7 people"):
         _chosen(source, ["nobody"])
 
 

@@ -49,7 +49,8 @@ def export(
     """Write people for Blender, Unity, three.js and the like, one file each; or a network (onnx).
 
     Args:
-        path: Run folder, or estimates.parquet; for onnx also a network.safetensors.
+        path: Run folder, or estimates.parquet; a template (anny, or its file) for its body at rest; for
+            onnx also a network.safetensors.
         to: glb (skinned), bvh (motion), obj or ply (mesh), npz (numbers), smpl (parameters), onnx.
         out: Folder to write into; files of the same names are replaced.
         people: Who: keys, numbers from 0, ranges as 10-19; everyone if not given.
@@ -73,7 +74,12 @@ def export(
     if to == "onnx":
         _network(path, out, template, axes or "template", pixels)
         return
-    from deformlearn.exports.command import ExportOptions, choose_file, export_people
+    from deformlearn.exports.command import (
+        ExportOptions,
+        choose_file,
+        export_people,
+        export_template,
+    )
     from deformlearn.findings import find
     from deformlearn.templates import load
     from deformlearn.terminal import watch
@@ -83,10 +89,21 @@ def export(
             "--images and --data say where photographs are, for --texture; give it too"
         )
     found = find(path)
-    file = choose_file(found, round_=round, stage=stage, split=split)
     turned = to == "smpl" or (animate and to != "npz")
     chosen = axes or ("camera" if turned else "template")
     options = ExportOptions(chosen, animate, fps, motion, influences, unit, focal_px)
+    if found.kind == "template":
+        if people or round or stage or split or texture:
+            raise InputError(
+                f"{found.path} is a template, not people: leave out --people, --round, --stage, "
+                f"--split and --texture for its body at rest, or give a run or a file of estimates"
+            )
+        outcome = export_template(load(found.template), to, out, options)
+        print(f"{out}: {found.template} at rest as {to}")
+        for line in _costs(to, outcome, animate=False, influences=influences):
+            print(line)
+        return
+    file = choose_file(found, round_=round, stage=stage, split=split)
     photos = _photos(found, file.split or split or "train", images, data) if texture else None
     outcome = export_people(
         file, load(template), to, out, options, people=people, photos=photos, watch=watch()

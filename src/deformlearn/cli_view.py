@@ -33,7 +33,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         Args:
             path: Run folder, estimates file (or its folder), data set folder, or template (anny, a file).
-            people: Keys of the people to begin with, or to write (default: the worst fits).
+            people: Whom to begin with or to write: keys, numbers from 0, ranges as 10-19 (default: worst).
             data: Data set of the people, where it is not where the run says.
             images: Pictures or video (a file, or a folder of them) that estimates of `predict` are of.
             template: Rigged human they were made with (default: anny).

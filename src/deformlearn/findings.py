@@ -10,12 +10,12 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors
 
 from deformlearn.data.estimates import read_about
-from deformlearn.data.shards import DatasetInfo, read_info
+from deformlearn.data.shards import read_info
 from deformlearn.data.tables import facts, row_count
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath, place
@@ -232,12 +232,19 @@ def _whole(path: Path, round_: int, *, split_known: bool) -> EstimatesFile:
 
 def _data_of(run: Path, named: str, fingerprint: str, notes: list[str]) -> AnyPath | None:
     """The data set that a run names; or, if all was moved, the very same one beside the run."""
+    recorded = _recorded(run)
     with contextlib.suppress(InputError, OSError):  # a store that cannot be reached from here
         if (place(named) / "dataset.json").is_file():
-            return place(named)
+            if not recorded or _is_the_same(place(named), recorded, fingerprint):
+                return place(named)
+            notes.append(
+                f"{_DATA_NOTE}{named} is not the one that the run began with, or cannot be read; "
+                f"name its own with --data"
+            )
+            return None
     beside = run.parent / Path(named).name
     if (beside / "dataset.json").is_file():
-        if _is_the_same(beside, run, read_info(beside), fingerprint):
+        if recorded and _is_the_same(beside, recorded, fingerprint):
             return beside
         notes.append(
             f"{_DATA_NOTE}{named} is not there, and {beside} is another one; name it with --data"
@@ -247,13 +254,20 @@ def _data_of(run: Path, named: str, fingerprint: str, notes: list[str]) -> AnyPa
     return None
 
 
-def _is_the_same(data: AnyPath, run: Path, info: DatasetInfo, fingerprint: str) -> bool:
-    """Whether a data set has the shards that a run began with (their footers tell)."""
-    if info.fingerprint != fingerprint or not (run / "shards.json").is_file():
-        return False
+def _recorded(run: Path) -> dict[str, Any] | None:
+    """What a run recorded of its shards of labels, by name; None where it recorded nothing."""
     try:
-        shards = json.loads((run / "shards.json").read_text("utf-8"))
-        first = next(name for name in sorted(shards) if name.startswith("observations/"))
-        return facts(data / first) == shards[first]
-    except (OSError, ValueError, StopIteration):
+        found = json.loads((run / "shards.json").read_text("utf-8"))
+        return {name: now for name, now in found.items() if name.startswith("observations/")}
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _is_the_same(data: AnyPath, recorded: dict[str, Any], fingerprint: str) -> bool:
+    """Whether a data set has shards that a run began with (their footers tell)."""
+    try:
+        return read_info(data).fingerprint == fingerprint and any(
+            (data / name).is_file() and facts(data / name) == now for name, now in recorded.items()
+        )
+    except InputError:
         return False

@@ -81,7 +81,8 @@ def _from_points(start: Estimate, seen: Observations, points: BodyPoints) -> Est
     ridge = 5e-5 * torch.eye(3, dtype=body.dtype, device=body.device)
     affine = torch.linalg.solve(spread + ridge, body.mT @ (weights * image)).mT
     # cuSOLVER takes a batch at once only where all of V is asked for.
-    u, singular, vt = torch.linalg.svd(affine)
+    # No one's broken numbers may stop the others: what is not finite turns nothing.
+    u, singular, vt = torch.linalg.svd(affine.nan_to_num(0.0, 0.0, 0.0))
     rows = u @ vt[:, :2]
     matrix = torch.cat([rows, torch.linalg.cross(rows[:, 0], rows[:, 1])[:, None]], 1)
     scale = singular.mean(1).clamp(0.2, 3.0)
@@ -98,7 +99,7 @@ def _from_lifted(start: Estimate, seen: Observations, landmarks: BodyPoints) -> 
     body_mean = (weights * landmarks.rest).sum(1, keepdim=True)
     lifted_mean = (weights * lifted).sum(1, keepdim=True)
     body, image = landmarks.rest - body_mean, lifted - lifted_mean
-    u, singular, vt = torch.linalg.svd((weights * image).mT @ body)
+    u, singular, vt = torch.linalg.svd(((weights * image).mT @ body).nan_to_num(0.0, 0.0, 0.0))
     sign = torch.linalg.det(u @ vt)
     signs = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
     matrix = (u * signs[:, None]) @ vt

@@ -47,6 +47,7 @@ def register(
     if people == 0:
         raise ValueError("nothing to register: the observations hold no one")
     keep_freed_memory()
+    observations = _with_a_column(observations)
     device = observations.points.device
     size = config.batch
     if config.solver == "adam":
@@ -104,6 +105,7 @@ def quality_of(
     config: RegistrationConfig,
 ) -> Quality:
     """How well estimates from anywhere explain the observations, under the second phase's weights."""
+    observations = _with_a_column(observations)
     with torch.no_grad():
         evidence = Evidence.of(template, observations)
         loss = energy(template, estimate, evidence, Weights.of(config, observations.points.device))
@@ -174,6 +176,20 @@ def _settled(
         estimate = where(broken, Estimate.rest(template, len(loss)), estimate)
         loss = energy(template, estimate, evidence, Weights.of(config, loss.device))
     return estimate, _quality(template, estimate, evidence, crop, loss, converged & ~broken)
+
+
+def _with_a_column(observations: Observations) -> Observations:
+    """The observations with a column of correspondences, if only of padding: medians need one."""
+    if observations.points.shape[1]:
+        return observations
+    people = len(observations.points)
+    return replace(
+        observations,
+        points=observations.points.new_zeros(people, 1, 2),
+        faces=observations.faces.new_zeros(people, 1),
+        barycentric=observations.barycentric.new_full((people, 1, 3), 1 / 3),
+        point_weights=observations.point_weights.new_zeros(people, 1),
+    )
 
 
 def _points_used(observations: Observations) -> Tensor:

@@ -272,7 +272,6 @@ def predict_dataset(
     return concatenate([prediction.estimate for prediction in several]).to("cpu")
 
 
-@torch.no_grad()
 def predictions(
     network: Regressor,
     images: UInt8[Tensor, "people 3 size size"],
@@ -306,6 +305,7 @@ def predictions(
         network.train(was_training)
 
 
+@torch.no_grad()  # not on `predictions`: whatever wraps a generator hides that it is one
 def _predicted(network: Regressor, pixels: Tensor) -> Prediction:
     with autocast(pixels.device):
         found = network(pixels.contiguous(memory_format=torch.channels_last))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -230,7 +231,7 @@ def iterate_estimates(
 
 def _whole(path: AnyPath, template: BodyTemplate) -> pa.Table:
     _check_template(path, template)
-    return typed(path, read_table(path, SCHEMA.names), SCHEMA)
+    return _sound(path, read_table(path, SCHEMA.names), template)
 
 
 def _tables(
@@ -242,7 +243,20 @@ def _tables(
     else:
         pieces = read_ranges(path, rows, SCHEMA.names)
     for table in pieces:
-        yield typed(path, table, SCHEMA)
+        yield _sound(path, table, template)
+
+
+def _sound(path: AnyPath, table: pa.Table, template: BodyTemplate) -> pa.Table:
+    """The table in our types; a row with too few or too many numbers is an InputError."""
+    table, joints = typed(path, table, SCHEMA), len(template.parents)
+    lengths = {"pose": 3 * (joints - 1), "scales": joints, "rotation": 9, "translation": 2}
+    for name, length in lengths.items():
+        right = pc.equal(pc.list_value_length(table[name]), length).fill_null(False)
+        if not pc.all(right).as_py():
+            raise InputError(
+                f"{path} is damaged: not every row has {length} numbers in {name}; write it again"
+            )
+    return table
 
 
 def _check_template(path: AnyPath, template: BodyTemplate) -> None:
@@ -275,7 +289,9 @@ def _estimates(table: pa.Table, template: BodyTemplate) -> Estimates:
         numbers = {name: column(table, name) for name in _QUALITY}
         quality = Quality(**numbers, converged=column(table, "converged"))
     flags = tuple(flag or "" for flag in table["flag"].to_pylist())
-    return Estimates(table["key"].to_pylist(), Estimate(body, camera), crop, quality, flags)
+    return Estimates(
+        table["key"].fill_null("").to_pylist(), Estimate(body, camera), crop, quality, flags
+    )
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

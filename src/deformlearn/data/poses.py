@@ -195,7 +195,7 @@ _HEAD_RADIUS, _HEAD_TOP, _NECK_RADIUS = 0.085, (0.0, 0.09, 0.02), 0.06
 
 def capsule_radii(body: RestBody) -> Float[np.ndarray, "capsules"]:
     """How thick this person is around the axis of each capsule (metres)."""
-    radii = []
+    radii: list[float] = []
     for start, end, owners, quantile in _CAPSULES:
         if start.endswith(".R"):  # as thick as the left one, the capsule before
             radii.append(radii[-1])
@@ -204,7 +204,7 @@ def capsule_radii(body: RestBody) -> Float[np.ndarray, "capsules"]:
         if start.endswith(".L"):
             mine = mine[mine[:, 0] > 0]
         away = _distance(mine, body.head(start), body.head(end))
-        radii.append(np.quantile(away, quantile))
+        radii.append(float(np.quantile(away, quantile)))
     return np.array(radii)
 
 

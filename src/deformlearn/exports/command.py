@@ -10,9 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from deformlearn.body import BodyTemplate
+from deformlearn.camera import Crop
 from deformlearn.data.estimates import Estimates
 from deformlearn.errors import InputError
+from deformlearn.estimate import Estimate
 from deformlearn.exports.about import Loss, mesh_comments
 from deformlearn.exports.atlas import Atlas, atlas_of
 from deformlearn.exports.axes import Axes, estimate_mesh
@@ -45,6 +49,9 @@ _MOVING = ("glb", "bvh", "npz", "smpl")
 
 _ENDINGS = {"smpl": "smpl.npz"}
 """Of files that do not end as their format is called."""
+
+_SIDE = 224
+"""Of the picture that a template at rest is seen in (px)."""
 
 _VIEWS = 24
 """Photographs of a video that colour its texture, at the most, spread over its frames."""
@@ -109,9 +116,9 @@ def choose_file(
             f"{found.path} is a data set: photographs and labels without bodies; "
             f"give a run made from it, or a file of estimates"
         )
-    if found.kind in ("template", "network"):
+    if found.kind == "network":
         raise InputError(
-            f"{found.path} is a {found.kind}, not people; give a run or a file of estimates"
+            f"{found.path} is a network, not people; give a run or a file of estimates"
         )
     if not found.files:
         raise InputError(
@@ -160,7 +167,7 @@ def export_people(
         require_smpl(template)
     _prepare(out, to)
     keys = keys_of(file.path)
-    rows = rows_of(keys, people, file.path)
+    rows = sorted(rows_of(keys, people, file.path))
     files = videos(keys, rows) if options.animate else each_alone(keys, rows)
     found = photos([keys[row] for row in rows]) if photos else None
     atlas = None if found is None else atlas_of(template)
@@ -172,6 +179,27 @@ def export_people(
             advance(done := done + len(one.rows))
     if not job.outcome.files:
         raise InputError(f"nobody of {file.path} can be exported: {job.outcome.left_out[0]}")
+    return job.outcome
+
+
+def export_template(
+    template: BodyTemplate, to: Format, out: Path, options: ExportOptions | None = None
+) -> Outcome:
+    """Write a template at rest into the folder `out`, under its name, as `export_people` writes people.
+
+    Its camera faces it, and sees it in a picture of `_SIDE` pixels.
+    """
+    options = options or ExportOptions()
+    _refuse_misfits(to, options, textured=False)
+    if options.animate:
+        raise InputError(f"{template.name} at rest does not move; leave out --animate")
+    if to == "smpl":
+        require_smpl(template)
+    _prepare(out, to)
+    crop = Crop(torch.full((1, 2), _SIDE / 2), torch.full((1,), _SIDE / 2))
+    rest = Estimates([template.name], Estimate.rest(template, 1), crop)
+    job = _Job(template, to, out, options, None, None, Outcome())
+    job.write(each_alone(rest.keys, [0])[0], rest)
     return job.outcome
 
 

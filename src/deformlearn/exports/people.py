@@ -21,6 +21,7 @@ from deformlearn.body import BodyTemplate
 from deformlearn.data.estimates import Estimates, iterate_estimates, together
 from deformlearn.data.tables import read_batches
 from deformlearn.errors import InputError
+from deformlearn.files import AnyPath
 
 AT_ONCE = 256
 """Rows held at once."""
@@ -33,6 +34,9 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 _FRAME = re.compile(r"(?P<video>.+)_(?P<frame>\d{6,})(_p(?P<track>.+))?")
 """What `predict` calls the person of a video's frame."""
+
+_SIZES = 1e-3, 1e3
+"""Of a person's segments; beyond them numbers overflow, and nobody is that small or large."""
 
 _RANGE = re.compile(r"(?P<first>\d+)(?P<open>-(?P<last>\d+)?)?")
 
@@ -54,31 +58,33 @@ def keys_of(path: Path) -> list[str]:
     return [key or "" for table in read_batches(path, ["key"]) for key in table["key"].to_pylist()]
 
 
-def rows_of(keys: Sequence[str], wanted: Sequence[str], path: Path) -> list[int]:
-    """The rows that a user names, ascending: by key, by number from 0, by range such as 10-19 or 10-.
+def rows_of(keys: Sequence[str], wanted: Sequence[str], path: AnyPath) -> list[int]:
+    """The rows that a user names, in that order: by key, by number from 0, by range as 10-19 or 10-.
 
-    Nothing wanted is everyone. Who is not there is an InputError that names who is.
+    Nobody twice. Nothing wanted is everyone. Who is not there is an InputError that names who is.
     """
     if not wanted:
         return list(range(len(keys)))
     place = {key: row for row, key in reversed(list(enumerate(keys)))}
-    found: set[int] = set()
+    found: list[int] = []
     for word in wanted:
         numbers = _RANGE.fullmatch(word)
         if word in place:
-            found.add(place[word])
+            found.append(place[word])
         elif numbers is not None:
-            found |= set(_numbered(word, numbers, len(keys), path))
+            found += _numbered(word, numbers, len(keys), path)
         else:
-            alike = difflib.get_close_matches(word, place, 3) or [keys[0], keys[-1]]
+            alike = difflib.get_close_matches(word, place, 3) or list(
+                dict.fromkeys([keys[0], keys[-1]])
+            )
             raise InputError(
                 f"nobody in {path} is called {word!r}; there are {len(keys)} people, such as "
                 f"{', '.join(map(repr, alike))}: give their keys, or numbers from 0 as 5 or 10-19"
             )
-    return sorted(found)
+    return list(dict.fromkeys(found))
 
 
-def _numbered(word: str, found: re.Match[str], count: int, path: Path) -> range:
+def _numbered(word: str, found: re.Match[str], count: int, path: AnyPath) -> range:
     first = int(found["first"])
     last = int(found["last"]) if found["last"] else count - 1 if found["open"] else first
     if not first <= last < count:
@@ -184,7 +190,7 @@ def read_one(path: Path, template: BodyTemplate, exported: Exported) -> Estimate
 
 
 def usable(estimates: Estimates) -> Bool[Tensor, "people"]:
-    """Rows that are a person: finite numbers, sizes above zero, and a rotation that is no reflection."""
+    """Rows that are a person: finite numbers, sizes of a body, and a rotation that is no reflection."""
     camera = estimates.estimate.camera
     values = [*estimates.estimate.tensors(), *estimates.crop.tensors()]
     good = torch.stack(
@@ -193,7 +199,8 @@ def usable(estimates: Estimates) -> Bool[Tensor, "people"]:
             for value in values
         ]
     ).all(0)
-    good &= (estimates.estimate.body.scales > 0).all(-1)
+    scales, (least, most) = estimates.estimate.body.scales, _SIZES
+    good &= ((scales >= least) & (scales <= most)).all(-1)
     good &= (camera.scale > 0) & (estimates.crop.half > 0)
     # Of a broken matrix nothing can be said; it is out already.
     whole = torch.where(good[:, None, None], camera.matrix, torch.eye(3))

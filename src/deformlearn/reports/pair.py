@@ -172,7 +172,7 @@ class Change:
     """Means over the people."""
     mean: float
     half: float
-    """Half of the 95 % interval of the mean difference, over people."""
+    """Half of the 95 % interval of the mean difference, over people; infinite for one person."""
     better: float
     """Share of the people whose error is lower in the second run."""
 
@@ -184,13 +184,17 @@ class Change:
 
 def change(stage: str, first: Measured, second: Measured) -> Change | None:
     """The paired difference over people; None where nobody's error is known in both."""
+    from scipy.special import stdtrit
+
     a, b = _error(first, second)
     known = np.isfinite(a) & np.isfinite(b)
     if not known.any():
         return None
     difference = (b - a)[known].astype(np.float64)
     count = len(difference)
-    half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    half = math.inf
+    if count > 1:  # Student's t: of few people the spread itself is hardly known
+        half = float(stdtrit(count - 1, 0.975) * difference.std(ddof=1)) / math.sqrt(count)
     return Change(
         stage,
         "mm" if first.has_truth else "px",

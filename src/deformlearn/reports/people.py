@@ -128,7 +128,8 @@ def measure(source: Source, split: str, path: Path) -> Measured:
     unknown = int((~np.isfinite(together.raw)).sum())
     if truths is not None and 0 < unknown < len(together):
         source.say(
-            f"{unknown} of {len(together)} {split} people have no 3D truth: only their 2D error is known."
+            f"{unknown} of {len(together)} {split} people have no error in mm, for want of a 3D truth or "
+            f"of a body of finite numbers."
         )
     return together
 

@@ -13,6 +13,7 @@ from deformlearn.body import BodyTemplate
 from deformlearn.data.shards import splits
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath, place
+from deformlearn.findings import find
 from deformlearn.rundir import RunFolder, read_config
 
 _PREDICTED, _REFINED, _FITTED = (
@@ -41,7 +42,7 @@ class Source:
     def open(run: Path, template: BodyTemplate, data: AnyPath | None) -> Source:
         """The run at a path; what is not a run, or one with another template, is an InputError.
 
-        `data` is the data set, where it is no longer at the place that the run recorded.
+        `data` is the data set, where it is neither at the place that the run recorded nor beside it.
         """
         config, data_set = described(run)
         info = data_set["template"]
@@ -51,7 +52,7 @@ class Source:
                 f"({info.get('fingerprint')}), not {template.name!r} ({template.fingerprint}); "
                 f"load the template it names"
             )
-        found = data or place(data_set["path"])
+        found = data or find(run).data or place(data_set["path"])
         return Source(run, template.to("cpu"), config, info, RunFolder(run).records(), found)
 
     @property

@@ -12,7 +12,7 @@ import viser
 from rich.console import Console
 
 from deformlearn import local_pages
-from deformlearn.errors import InputError
+from deformlearn.exports.people import rows_of
 from deformlearn.viewer.canvas import served
 from deformlearn.viewer.page import write_page
 from deformlearn.viewer.people_window import PeopleWindow
@@ -94,16 +94,7 @@ def _chosen(source: Source, people: list[str] | None) -> list[int]:
         return []
     if not people:
         return source.roll.choose(Choice())[:_PAGE].tolist()
-    numbers = []
-    for key in people:
-        number = source.roll.number(key)
-        if number is None:
-            raise InputError(
-                f"{source.found.path} has nobody called {key!r}; "
-                f"it has for example {source.roll.key(0)!r}"
-            )
-        numbers.append(number)
-    return numbers
+    return rows_of(source.roll.keys, people, source.found.path)
 
 
 def welcome(host: str, port: int) -> list[str]:

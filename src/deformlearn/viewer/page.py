@@ -21,6 +21,7 @@ from PIL import Image
 
 import deformlearn
 from deformlearn.body import BodyTemplate
+from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.viewer import drawing
 from deformlearn.viewer.people import Body, Person
@@ -31,9 +32,20 @@ _WHOLE = 32767
 
 _JPEG = 88
 
+_MOST = 200
+"""People on a page: some 100 MB."""
+
 
 def write_page(path: Path, source: Source, numbers: Sequence[int], *, dark: bool = False) -> int:
-    """Write a page of these places in the roll (of a template: of it alone); returns its bytes."""
+    """Write a page of these places in the roll (of a template: of it alone); returns its bytes.
+
+    More people than a browser can hold are an InputError.
+    """
+    if len(numbers) > _MOST:
+        raise InputError(
+            f"a page holds {_MOST} people at the most, and {len(numbers)} were chosen; "
+            f"name fewer with --people"
+        )
     page = page_of(sheet_of(source, numbers), dark=dark).encode()
     write_atomically(path, page)
     return len(page)
@@ -111,10 +123,10 @@ class Sheet:
 
     def finished(self) -> tuple[dict[str, Any], bytes]:
         """The description, and the block that it points into."""
-        largest = max(float(np.abs(shape).max()) for _, shape in self._shapes)
-        unit = largest / _WHOLE
         for about, shape in self._shapes:
-            about["vertices"] = self.put((shape / unit).round().astype(np.int16))
+            # Of each body its own: one that lies far off must not make the others coarse.
+            about["unit"] = float(np.abs(shape).max()) / _WHOLE
+            about["vertices"] = self.put((shape / about["unit"]).round().astype(np.int16))
         owner, colours = drawing.patches(self.template)
         painted = np.zeros((len(self.template.vertices), 3), np.uint8)
         painted[self.template.faces.numpy()] = colours[owner][:, None]
@@ -125,7 +137,6 @@ class Sheet:
             "made": f"deformlearn {deformlearn.__version__}, template {self.template.name} "
             f"({self.template.fingerprint})",
             "people": self.people,
-            "unit": unit,
             "faces": faces,
             "colours": self.put(painted),
             "shade": [value / 255 for value in drawing.SHADE],
@@ -155,7 +166,9 @@ def page_of(sheet: Sheet, *, dark: bool = False, portrait: dict[str, Any] | None
     # A picture is drawn while the page loads, where nothing can be waited for.
     packed = block if portrait else gzip.compress(block, 6, mtime=0)
     about |= {"arrays": base64.b64encode(packed).decode(), "dark": dark, "portrait": portrait}
-    text = json.dumps(about, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    text = json.dumps(about, separators=(",", ":"), allow_nan=False)
+    # Neither a tag's end nor a comment's begin may stand in a script element.
+    text = text.replace("<", "\\u003c")
     page = _asset("page.html")
     for mark, content in (
         ("/*STYLE*/", _asset("page.css")),

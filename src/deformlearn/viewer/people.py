@@ -118,13 +118,20 @@ class People:
         crop = None if labelled is None else labelled.crop
         bodies = []
         for file in self.found.of(split):
-            one = _read_row(file, self.template, key, row)
-            if one is None:
-                notes.append(f"{file.path.name} of round {file.round} has no such person")
+            where = f"{file.path.name} of round {file.round}" if file.round else file.path.name
+            try:
+                one = _read_row(file, self.template, key, row)
+            except InputError as error:  # it has changed since it was found
+                notes.append(str(error))
                 continue
-            estimate, crop_of_file = one
-            crop = crop_of_file if crop is None else crop
-            bodies += _placed(file, estimate, self.found)
+            if one is None:
+                notes.append(f"{where} has no such person")
+                continue
+            crop = one.crop if crop is None else crop
+            if _is_finite(one.estimate):
+                bodies += _placed(file, one.estimate, self.found)
+            else:
+                notes.append(f"{where} has no body of this person: its numbers are not all finite")
         if crop is None:
             raise InputError(f"nothing is known of {key!r}")
         seen = None if labelled is None else labelled.seen
@@ -190,9 +197,7 @@ def _measured(template: BodyTemplate, body: Body, seen: Observations | None, cro
     return Body(body.round, body.step, body.origin, body.estimate, quality)
 
 
-def _read_row(
-    file: EstimatesFile, template: BodyTemplate, key: str, row: int
-) -> tuple[Estimate, Crop] | None:
+def _read_row(file: EstimatesFile, template: BodyTemplate, key: str, row: int) -> Estimates | None:
     """One person's estimate of a file, first looked for where the other files have it."""
     for number in (row, None):
         if number is None:
@@ -201,8 +206,12 @@ def _read_row(
             continue
         (one,) = iterate_estimates(file.path, template, [range(number, number + 1)])
         if one.keys == [key]:
-            return one.estimate, one.crop
+            return one
     return None
+
+
+def _is_finite(estimate: Estimate) -> bool:
+    return all(bool(values.isfinite().all()) for values in estimate.tensors())
 
 
 def _row_of(file: EstimatesFile, key: str) -> int | None:
@@ -283,13 +292,16 @@ class _Labels:
     def _keys_of(self, split: str) -> list[tuple[AnyPath, pa.ChunkedArray]]:
         if split not in self._keys:
             found = []
-            for path in shards(self._folder, "observations", split):
+            for path in self._shards(split):
                 try:
                     found.append((path, read_table(path, ["key"])["key"].cast(pa.string())))
                 except InputError:
                     continue  # a shard that is not whole costs its own people, no others
             self._keys[split] = found
         return self._keys[split]
+
+    def _shards(self, split: str) -> list[AnyPath]:
+        return shards(self._folder, "observations", split) if split in splits(self._folder) else []
 
     def _photo(self, path: AnyPath, row: int, crop: Crop) -> tuple[np.ndarray | None, str]:
         """The crop as pixels; or why not."""

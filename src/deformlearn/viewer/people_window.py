@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 import viser
 
+from deformlearn.camera import Crop
+from deformlearn.errors import InputError
 from deformlearn.viewer import cards, drawing
 from deformlearn.viewer.canvas import BRAND, Eye, Framing, Patchwork, for_lines, put
 from deformlearn.viewer.people import STEPS, Body, Person, Step, in_view
@@ -68,13 +71,21 @@ class PeopleWindow:
         """Draw a person, or another body of the same."""
         with self._lock:
             if self._person is None or wanted.number != self.shown.number:
-                key, split = self._roll.key(wanted.number), self._roll.split(wanted.number)
-                self._person = self._people.read(key, split, self._roll.row(wanted.number))
+                self._person = self._read(wanted.number)
                 places = np.flatnonzero(self._listed == wanted.number)
                 self._page = int(places[0]) // PAGE if len(places) else self._page
             self.shown = wanted
             self._draw()
             self._fill_controls()
+
+    def _read(self, number: int) -> Person:
+        """Someone; of whom nothing can be read any more, the name and the reason."""
+        key, split = self._roll.key(number), self._roll.split(number)
+        try:
+            return self._people.read(key, split, self._roll.row(number))
+        except InputError as error:
+            nowhere = Crop(torch.zeros(1, 2), torch.ones(1))
+            return Person(key, split, "", None, nowhere, None, (), (str(error),))
 
     def step(self, forwards: int) -> None:
         """Go to the next person of the list, or the one before."""
@@ -133,7 +144,12 @@ class PeopleWindow:
             self._plane.visible = self._photo.value
 
     def _draw_bodies(self, person: Person, body: Body | None, picture: drawing.Picture) -> None:
+        if not picture.painted and self._painted is not None:
+            self._painted.remove()
+            self._painted = None
         if picture.painted:
+            for name in self._meshes:
+                self._draw_mesh(name, None, drawing.SHADE, 1.0)
             if self._painted is None:
                 owner, colours = drawing.patches(self._template)
                 faces = self._template.faces.numpy()

@@ -95,10 +95,10 @@ class Roll:
         """What is wrong with the fit, in words; "ok", or "" where nothing is known."""
         return self._words[self._flag[number]]
 
-    def number(self, key: str) -> int | None:
-        """The first person of that name."""
-        found = pc.index(self._keys, key).as_py()
-        return None if found < 0 else found
+    @property
+    def keys(self) -> list[str]:
+        """Everybody's name."""
+        return self._keys.to_pylist()
 
     def choose(self, choice: Choice) -> np.ndarray:
         """Numbers of the people whom a choice shows, in its order; the unmeasured come last."""
@@ -154,9 +154,10 @@ def _measured(files: Sequence[EstimatesFile]) -> EstimatesFile:
 
 def _of_estimates(file: EstimatesFile) -> Sheet:
     table = read_table(file.path, ["key", "reprojection_px", "crop_half", "flag"])
-    error = table["reprojection_px"].to_numpy() / table["crop_half"].to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = table["reprojection_px"].to_numpy() / table["crop_half"].to_numpy()
     flags = table["flag"].combine_chunks().cast(pa.string()).fill_null("")
-    keys = table["key"].combine_chunks().cast(pa.string())
+    keys = table["key"].combine_chunks().cast(pa.string()).fill_null("")
     return Sheet(file.split, keys, (100 * error).astype(np.float32), flags.dictionary_encode())
 
 

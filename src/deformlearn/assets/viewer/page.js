@@ -19,9 +19,9 @@ function decoded(text) {
   return plain;
 }
 
-function vertices(at) {
-  const whole = new Int16Array(arrays, at[0], at[1]), found = new Float32Array(whole.length);
-  for (let i = 0; i < whole.length; i++) found[i] = whole[i] * data.unit;
+function vertices(body) {
+  const whole = new Int16Array(arrays, ...body.vertices), found = new Float32Array(whole.length);
+  for (let i = 0; i < whole.length; i++) found[i] = whole[i] * body.unit;
   return found;
 }
 
@@ -57,14 +57,14 @@ function setBody(body, shape) {
 
 function setStart(body) {
   const before = person().bodies.find((b) => b.round === body.round && b.step === "before");
-  if (before && before !== body) scene.setMesh("start", vertices(before.vertices), faces, new Float32Array(data.ghost));
+  if (before && before !== body) scene.setMesh("start", vertices(before), faces, new Float32Array(data.ghost));
   else scene.removeMesh("start");
 }
 
 /* Another body of the same person: it moves there. */
 function showBody(number, smoothly = true) {
   const body = person().bodies[number];
-  const from = scene.meshes.body ? scene.meshes.body.vertices : null, to = vertices(body.vertices);
+  const from = scene.meshes.body ? scene.meshes.body.vertices : null, to = vertices(body);
   state.body = number;
   setStart(body);
   const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -189,6 +189,7 @@ function toggle() {
 function play() {
   if (playing) return stop();
   const order = person().bodies.map((b, i) => i).filter((i) => person().bodies[i].step !== "network");
+  if (!order.length) return;
   let place = 0;
   const next = () => { showBody(order[place++]); if (place >= order.length) stop(); };
   next();
@@ -241,6 +242,7 @@ function listen() {
   window.onresize = render;
   document.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.type === "range") return;
+    if (event.key === " " && event.target.matches("button, input")) return; // it presses these
     const keys = {
       n: () => go(state.person + 1), p: () => go(state.person - 1), b: toggle, " ": play,
       h: () => { $("photo").checked = !$("photo").checked; render(); },
