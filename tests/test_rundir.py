@@ -200,3 +200,13 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
         write_atomically(tmp_path / "file" / "inside", b"x")
     with pytest.raises(InputError, match="cannot write in"), RunFolder(tmp_path / "file" / "run"):
         pass
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", '"words"', '{"stage": "learn"}', '{"stage": 3, "round": 1}']
+)
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    good = '{"stage": "lifter", "round": 0}'
+    (tmp_path / "metrics.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(InputError, match=r"line 2 is no record of a stage; delete that line"):
+        RunFolder(tmp_path).records()

@@ -7,6 +7,7 @@ what is written bit by bit stay on local disks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,8 @@ def _named(path: AnyPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+            f"cannot write {path}: {error.strerror or error}; "
+            f"{'free space or ' if full else ''}choose another place"
         ) from error

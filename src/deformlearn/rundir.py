@@ -131,10 +131,21 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        try:
-            return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}); delete its broken line") from error
+        found = []
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if not line:
+                continue
+            try:
+                record = json.loads(line)
+                known = isinstance(record["stage"], str) and isinstance(record["round"], int)
+            except (ValueError, TypeError, LookupError):
+                known = False
+            if not known:
+                raise InputError(
+                    f"{path} is damaged: line {number} is no record of a stage; delete that line"
+                )
+            found.append(record)
+        return found
 
     def record(self, stage: str, round_: int = 0) -> dict[str, Any] | None:
         """The record of a finished stage, or None."""

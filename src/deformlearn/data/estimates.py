@@ -265,7 +265,7 @@ def _check_template(path: AnyPath, template: BodyTemplate) -> None:
         raise InputError(
             f"{path} holds estimates of the template {meta.get('template')!r} "
             f"({meta.get('fingerprint')}), not of {template.name!r} ({template.fingerprint}); "
-            f"load the template they were made with"
+            f"load the template they were made with (--template FILE)"
         )
 
 

@@ -219,7 +219,7 @@ def _refuse_misfits(to: Format, options: ExportOptions, *, textured: bool) -> No
         raise InputError(f"a vertex has {SET} or {2 * SET} influences, got {options.influences}")
     for name, value in (("fps", options.fps), ("focal-px", options.focal_px)):
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"--{name} must be above zero, got {value:g}")
+            raise InputError(f"--{name} must be above zero and finite, got {value:g}")
 
 
 def _prepare(out: Path, to: Format) -> None:
