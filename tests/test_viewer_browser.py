@@ -333,6 +333,19 @@ def test_the_page_is_walked_by_keys_and_buttons(reader):
     assert cells.nth(2).get_attribute("aria-pressed") == "true"
 
 
+def test_quick_keys_count_from_who_was_asked_for_last(reader):
+    """Before the next photograph is decoded, the key back is pressed as well."""
+    title = reader.page.locator("#name")
+    reader.page.evaluate(
+        "['n', 'p'].forEach((key) => document.dispatchEvent(new KeyboardEvent('keydown', "
+        "{key, bubbles: true})))"
+    )
+    reader.page.wait_for_timeout(300)
+    assert title.inner_text() == name("train", 1)
+    reader.press("n")
+    reader.until(lambda: title.inner_text() == name("test", 2))
+
+
 def test_the_page_plays_the_rounds_and_ends_at_the_last_fit(reader):
     reader.press("Space")
     seen = set()

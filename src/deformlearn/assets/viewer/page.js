@@ -163,12 +163,16 @@ function cell(who, round, step, now) {
 
 /* ---- walking and playing */
 
+/* Photographs take a moment to decode: whoever was asked for last is shown, and keys count from there. */
+let wanted = 0;
+
 async function go(number) {
   if (number < 0 || number >= data.people.length) return;
   stop();
+  wanted = number;
   const who = data.people[number];
   const photo = who.photo ? await createImageBitmap(new Blob([bytes(who.photo)], { type: "image/jpeg" })) : null;
-  showPerson(number, photo);
+  if (number === wanted) showPerson(number, photo);
 }
 
 function toRound(round) {
@@ -244,7 +248,7 @@ function listen() {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.type === "range") return;
     if (event.key === " " && event.target.matches("button, input")) return; // it presses these
     const keys = {
-      n: () => go(state.person + 1), p: () => go(state.person - 1), b: toggle, " ": play,
+      n: () => go(wanted + 1), p: () => go(wanted - 1), b: toggle, " ": play,
       h: () => { $("photo").checked = !$("photo").checked; render(); },
       g: () => { $("start").checked = !$("start").checked; render(); },
     };
@@ -260,7 +264,9 @@ function thumbnails() {
   for (const [number, who] of data.people.entries()) {
     const button = document.createElement("button"), name = document.createElement("span");
     button.dataset.number = number;
-    button.title = name.textContent = who.key;
+    button.title = who.key;
+    // Long names show their end: set from right to left, but between marks that keep their own order.
+    name.textContent = `\u200e${who.key}\u200e`;
     if (who.photo) {
       const image = new Image();
       image.alt = "";
