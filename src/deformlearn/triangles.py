@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
 
 
 class TriangleSearch:
     """Nearest points on a fixed set of triangles in space."""
 
     def __init__(self, triangles: Float[np.ndarray, "faces 3 3"]) -> None:
+        # SciPy takes a third of a second to import; who loads a cached body needs none of it.
+        from scipy.spatial import cKDTree
+
         self.triangles = triangles
         self.normals = normals(triangles)
         centres = triangles.mean(1)
