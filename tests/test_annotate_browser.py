@@ -24,24 +24,12 @@ from deformlearn.registration import register
 from deformlearn.render import overlay
 from deformlearn.skeleton import SEGMENTS, joint_set, rotation_from_axis_angle
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SIDE = 480
 """Side of the planted photo (px)."""
 
 IDLE = (
     "!!photo.image && !!marks && saving + waiting === 0 && !body.busy && body.drawn === body.wanted"
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright package")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

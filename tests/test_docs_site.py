@@ -179,32 +179,23 @@ def address(site):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_in_a_browser_pages_ask_nobody_else_fit_and_can_be_searched(address, width, height):
-    playwright = pytest.importorskip("playwright.sync_api")
-    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if browser_path is None:
-        pytest.skip("no chromium on this machine")
+def test_in_a_browser_pages_ask_nobody_else_fit_and_can_be_searched(
+    browser, address, width, height
+):
     asked, broken = [], []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: broken.append(str(error)))
-        for name in (
-            "index",
-            "start",
-            "method",
-            "generated/commands",
-            "generated/python",
-            "results",
-        ):
-            page.goto(f"{address}/{name}.html", wait_until="networkidle")
-            wide = page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= width + 1, f"{name} is {wide} px wide on a screen of {width}"
-        page.keyboard.press("/")
-        page.keyboard.type("geman", delay=20)
-        page.wait_for_function("document.body.innerText.includes('Geman')", timeout=20_000)
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    for name in (
+        "index", "start", "method", "generated/commands", "generated/python", "results",
+    ):  # fmt: skip
+        page.goto(f"{address}/{name}.html", wait_until="networkidle")
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width + 1, f"{name} is {wide} px wide on a screen of {width}"
+    page.keyboard.press("/")
+    page.keyboard.type("geman", delay=20)
+    page.wait_for_function("document.body.innerText.includes('Geman')", timeout=20_000)
+    page.close()
     assert not broken
     assert asked
     assert all(url.startswith((address, "data:", "blob:")) for url in asked), asked

@@ -1,7 +1,5 @@
 """The pages about runs in a real headless Chromium: sort, search, open, print, on a phone and at a desk."""
 
-import shutil
-
 import pytest
 
 from conftest import octahedra
@@ -9,24 +7,12 @@ from deformlearn import portraits
 from deformlearn.report import write_comparison, write_report
 from report_runs import write_data, write_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PHONE, DESK = (390, 844), (1400, 900)
 HOSTILE = "<img src=x onerror='window.ran=1'>"
 PEOPLE = 60
 
 NUMBER = """([rows, column]) => [...document.querySelectorAll(rows)].map(
     (row) => row.cells[column].textContent.trim())"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright package")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
