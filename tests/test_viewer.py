@@ -14,22 +14,16 @@ from deformlearn.viewer.canvas import Framing, for_lines
 from deformlearn.viewer.people import People, in_view
 from deformlearn.viewer.roll import BEST_FIRST, FLAGGED, WORST_FIRST, Choice, read_roll
 from deformlearn.viewer.source import open_source
-from viewer_people import fits, name, saved, write_data, write_run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("a run, gelaufen 走"))
-
-
-@pytest.fixture(scope="module")
-def body(run):
-    return str(run.parent / "octahedra.safetensors")
-
-
-@pytest.fixture(scope="module")
-def source(run, body):
-    return open_source(str(run), template=body)
+from viewer_people import (  # noqa: F401 (fixtures)
+    body_of_run,
+    fits,
+    name,
+    opened_run,
+    run_on_disk,
+    saved,
+    write_data,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")

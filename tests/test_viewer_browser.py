@@ -24,22 +24,16 @@ from deformlearn.viewer.page import write_page
 from deformlearn.viewer.people import People, in_view
 from deformlearn.viewer.screenshot import SIDE
 from deformlearn.viewer.source import open_source
-from viewer_people import astray, name, silhouette, write_data, write_run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run, gelaufen 走"))
-
-
-@pytest.fixture(scope="module")
-def body(run):
-    return str(run.parent / "octahedra.safetensors")
-
-
-@pytest.fixture(scope="module")
-def source(run, body):
-    return open_source(str(run), template=body)
+from viewer_people import (  # noqa: F401 (fixtures)
+    astray,
+    body_of_run,
+    name,
+    opened_run,
+    run_on_disk,
+    silhouette,
+    write_data,
+    write_run,
+)
 
 
 class Visitor:

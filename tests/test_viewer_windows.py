@@ -16,23 +16,7 @@ from deformlearn.viewer.page import write_page
 from deformlearn.viewer.people import in_view
 from deformlearn.viewer.people_window import PAGE, Shown
 from deformlearn.viewer.source import open_source
-from viewer_people import name, saved, write_data, write_run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("a run, gelaufen 走"))
-
-
-@pytest.fixture(scope="module")
-def body(run):
-    return str(run.parent / "octahedra.safetensors")
-
-
-@pytest.fixture(scope="module")
-def source(run, body):
-    return open_source(str(run), template=body)
-
+from viewer_people import body_of_run, name, opened_run, run_on_disk, saved, write_data, write_run  # noqa: F401 (fixtures)
 
 # ---- the windows, moved as their controls move them
 

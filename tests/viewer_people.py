@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -16,9 +17,25 @@ from deformlearn.data.shards import DatasetInfo, Row, fingerprint, write_info, w
 from deformlearn.estimate import Quality
 from deformlearn.render import overlay
 from deformlearn.skeleton import joint_set
+from deformlearn.viewer.source import open_source
 
 SIDE = 128
 """Side of a photograph (px): all of it is the crop."""
+
+
+@pytest.fixture(scope="module", name="run")
+def run_on_disk(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("a run, gelaufen 走"))
+
+
+@pytest.fixture(scope="module", name="body")
+def body_of_run(run):
+    return str(run.parent / "octahedra.safetensors")
+
+
+@pytest.fixture(scope="module", name="source")
+def opened_run(run, body):
+    return open_source(str(run), template=body)
 
 
 def write_photos(folder, split, template, people, seed, images=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,12 +29,12 @@ _LARGEST = 2048
 """Side of a crop beyond which it is made smaller (px); a texture holds no more."""
 
 
-class Photos:
+class Photos(ABC):
     """Where photographs are found by key."""
 
+    @abstractmethod
     def of(self, one: Estimates) -> UInt8[Tensor, "3 size size"]:
         """The crop of the one person; if there is none, an InputError with the reason."""
-        raise NotImplementedError
 
 
 class StoredPhotos(Photos):
