@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import torch
+
 from deformlearn import templates
+from deformlearn.camera import Crop
 from deformlearn.config import RegistrationConfig
 from deformlearn.data.estimates import Estimates, read_estimates, write_estimates
 from deformlearn.data.shards import read_people
@@ -46,4 +49,35 @@ def start(bench: Bench) -> list[Measured]:
     command = [sys.executable, "-m", "deformlearn", "--help"]
     jobs = {"help": lambda: subprocess.run(command, check=True, capture_output=True)}
     seconds = bench.seconds(jobs, repeats=bench.of(5, 3, 1))
-    return [Measured("deformlearn --help", median(seconds["help"]), "s", "lower", 0.25, 0.5)]
+    return [
+        Measured("deformlearn --help", median(seconds["help"]), "s", "lower", 0.25, 0.5),
+        _viewer(bench),
+    ]
+
+
+def _viewer(bench: Bench) -> Measured:
+    """From the command to the line that says where the viewer is, for a file of many estimates."""
+    template = templates.load()
+    people = bench.of(10000, 10000, 20)
+    rest = Estimate.rest(template, people)
+    crop = Crop(torch.full((people, 2), 64.0), torch.full((people,), 64.0))
+    several = Estimates([f"{index:09d}" for index in range(people)], rest, crop)
+    path = bench.folder / "viewed" / "estimates.parquet"
+    write_estimates(path, several, template)
+    command = [
+        sys.executable, "-m", "deformlearn", "view", str(path), "--port", "0", "--no-browser",
+    ]  # fmt: skip
+
+    def until_served() -> None:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as viewer:
+            assert viewer.stderr is not None
+            said = viewer.stderr.readline()
+            viewer.terminate()
+            if "http://" not in said:
+                raise RuntimeError(f"the viewer did not serve: {said}")
+
+    seconds = bench.seconds({"view": until_served}, repeats=bench.of(5, 3, 1))["view"]
+    return Measured(
+        f"deformlearn view, {people:,} people: until it serves", median(seconds), "s", "lower", 0.25,
+        goal=3.0 if people == 10000 else None,
+    )  # fmt: skip

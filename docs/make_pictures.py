@@ -368,8 +368,9 @@ def size_png(studio: Studio) -> np.ndarray:
         body = compose(torch.ones(span, span, 3), layer)
         body, mask = (Image.fromarray((one * 255).byte().numpy()) for one in (body, layer[..., 3]))
         canvas.paste(body, (round(distance - span / 2), round(eye[1] - span / 2)), mask)
-        place = (distance, eye[1] + tall / 2 + 10)
-        pen.text(place, name, fill=(40, 40, 40), font=lettering(20), anchor="ma")
+        # It ends below the feet: farther right the line of sight would cross it.
+        place = (distance + 10, eye[1] + tall / 2 + 10)
+        pen.text(place, name, fill=(40, 40, 40), font=lettering(20), anchor="ra")
     for sign in (-1, 1):
         end = (width - 60, eye[1] + sign * slope * (width - 60 - eye[0]))
         pen.line([eye, end], fill=(120, 120, 120), width=2)

@@ -123,6 +123,10 @@ def test_every_number_reads_back_from_npz_without_pickle(template, people, tmp_p
         np.testing.assert_array_equal(found["crop_half_px"], people.crop.half)
         np.testing.assert_array_equal(found["vertices"], skin(template, estimate.body))
         np.testing.assert_array_equal(found["faces"], template.faces)
+        # The octahedron of each segment has its joint in the middle.
+        middles = found["vertices"].reshape(3, 24, 6, 3).mean(2)
+        np.testing.assert_allclose(found["joints"], middles, atol=1e-6)
+        assert "times" not in found
         assert found["segments"][0] == "pelvis"
         assert "flag" not in found
         assert "loss" not in found

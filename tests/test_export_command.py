@@ -255,6 +255,21 @@ def test_persons_of_one_frame_are_not_mixed_up(template, planted, template_file,
         assert np.load(out / f"{name}.npz")["key"].tolist() == [key]
 
 
+def test_npz_of_a_video_says_when_each_row_was_seen(template, planted, template_file, tmp_path):
+    estimate, _, crop = planted(template, 2, seed=5)
+    write_estimates(
+        tmp_path / "estimates.parquet",
+        Estimates(["w_000007", "w_000004"], estimate, crop),
+        template,
+    )
+    out = tmp_path / "out"
+    words = ("--template", template_file, "--animate", "--fps", 10)
+    export(tmp_path, "--to", "npz", "--out", out, *words)
+    track = np.load(out / "w.npz")
+    assert track["key"].tolist() == ["w_000004", "w_000007"]
+    np.testing.assert_allclose(track["times"], [0.0, 0.3], atol=1e-6)
+
+
 def test_a_bvh_of_a_video_has_every_frame(template, planted, template_file, tmp_path, capsys):
     estimate, _, crop = planted(template, 3, seed=5)
     people = Estimates(["w_000004", "w_000002", "w_000007"], estimate, crop)

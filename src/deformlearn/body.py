@@ -110,6 +110,10 @@ class BodyTemplate(TensorData):
         """Every vertex of the mesh."""
         return BodyPoints(self.vertices, self.weights)
 
+    def joint_points(self) -> BodyPoints:
+        """Where each segment begins, carried by the segment itself."""
+        return BodyPoints(self.joints, torch.eye(len(self.joints)).to(self.joints))
+
     def surface_points(
         self, faces: Int[Tensor, "*batch points"], barycentric: Float[Tensor, "*batch points 3"]
     ) -> BodyPoints:

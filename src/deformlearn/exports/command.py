@@ -298,7 +298,7 @@ class _Job:
                 path, estimates, template, axes=how.axes, focal=how.focal_px, times=times
             )
         if self.to == "npz":
-            write_npz(path, estimates, template, meshes=not how.animate)
+            write_npz(path, estimates, template, meshes=not how.animate, times=times)
             return None
         vertices = estimate_mesh(template, estimates.estimate, axes=how.axes)[0]
         facts = mesh_comments(estimates, template, how.axes, how.focal_px)

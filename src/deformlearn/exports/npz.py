@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import deformlearn
-from deformlearn.body import BodyTemplate
+from deformlearn.body import BodyTemplate, skin
 from deformlearn.data.estimates import CONVENTIONS, Estimates
 from deformlearn.exports.axes import AXES, estimate_mesh
 from deformlearn.exports.placing import FOCAL
@@ -22,11 +23,17 @@ NPZ_FORMAT = 1
 
 
 def write_npz(
-    path: Path, estimates: Estimates, template: BodyTemplate, *, meshes: bool = False
+    path: Path,
+    estimates: Estimates,
+    template: BodyTemplate,
+    *,
+    meshes: bool = False,
+    times: Sequence[float] | None = None,
 ) -> None:
     """Write estimates as a plain NumPy archive, without pickles; `conventions` in it explains the rest.
 
-    `meshes` adds the posed vertices and joints (12 bytes a vertex and person).
+    `meshes` adds the posed vertices (12 bytes a vertex and person); `times` (seconds) are those of rows
+    that are a video's frames.
     """
     camera, crop = estimates.estimate.camera, estimates.crop
     arrays: dict[str, Tensor] = {
@@ -41,7 +48,10 @@ def write_npz(
         "scale_px": camera.scale * crop.half,
         "translation_px": camera.translation * crop.half[:, None] + crop.centre,
         "parents": torch.tensor(template.parents),
+        "joints": skin(template, estimates.estimate.body, template.joint_points()),
     }
+    if times is not None:
+        arrays["times"] = torch.tensor(times)
     quality = estimates.quality
     if quality is not None:
         arrays |= {name: getattr(quality, name) for name in vars(quality)}
@@ -72,6 +82,8 @@ def _conventions(template: BodyTemplate) -> dict[str, str | int]:
         "X": "points of the posed body in template axes, metres; arrays have one row a person",
         "pose": "(people, 23, 3) radians, segments[1:] in order; the root's rotation is `rotation`",
         "parents": "index of each segment's parent in segments; -1 for the root",
+        "joints": "(people, 24, 3) metres, template axes: where each of segments begins",
+        "times": "(people,) seconds, where the rows are a video's frames",
         "scales": "(people, 24), segments in order; 1 is the template; a segment's size moves its "
         "children's joints and is not inherited",
         "crop": "the square of the source image that image units span: crop_centre_px, crop_half_px",

@@ -234,8 +234,7 @@ def in_view(
 
 def _middle_depth(template: BodyTemplate, estimate: Estimate) -> Tensor:
     """Depth of the body's joints on average: what the view turns about."""
-    joints = BodyPoints(template.joints, torch.eye(len(template.parents)))
-    return project_points(template, estimate, joints)[0, :, 2].mean()
+    return project_points(template, estimate, template.joint_points())[0, :, 2].mean()
 
 
 def _towards_viewer(seen: Float[Tensor, "points 3"], depth: Tensor) -> np.ndarray:
