@@ -1,12 +1,14 @@
+import copy
 import logging
 from dataclasses import replace
 
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from deformlearn import backbone
-from deformlearn.backbone import Backbone
+from deformlearn.backbone import Backbone, folded
 from deformlearn.camera import FACING_CAMERA
 from deformlearn.config import RegressorConfig
 from deformlearn.data.augment import SEGMENT_JOINTS
@@ -132,6 +134,37 @@ def test_predictions_do_not_depend_on_the_batch_and_leave_the_mode_alone(network
     for one, other in zip(whole.tensors(), parts.tensors(), strict=True):
         # bfloat16 rounds sums that are ordered differently in another batch.
         torch.testing.assert_close(one, other, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("config", [TINY, PAPER], ids=["auxiliary", "paper"])
+def test_what_predicts_says_what_was_trained_without_batch_normalisation(config, template):
+    network = build_network(config, template, JOINTS)
+    crops = images(8)
+    with torch.no_grad():
+        for _ in range(20):  # running statistics far from those of a fresh network
+            network.train()(crops)
+        before = copy.deepcopy(network.state_dict())
+        faster = network.for_prediction()
+        wanted, found = network.eval()(crops), faster(crops)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in faster.modules())
+    for one, other in zip(found.tensors(), wanted.tensors(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        for weights in faster.parameters():
+            weights.zero_()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_model_that_cannot_be_traced_is_not_folded():
+    class Doubtful(nn.Module):
+        def forward(self, values):
+            return values if values.sum() > 0 else -values
+
+    doubtful = Doubtful().eval()
+    assert folded(doubtful) is doubtful
+    with pytest.raises(ValueError, match="eval mode"):
+        folded(Doubtful())
 
 
 def test_random_weights_depend_on_the_seed_alone(template):

@@ -14,7 +14,8 @@ import timm
 import torch
 from huggingface_hub import constants as hub
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
 
 from deformlearn.errors import InputError
 
@@ -63,6 +64,20 @@ class Backbone(nn.Module):
                 f"(it has {', '.join(map(str, self.strides))}); choose a ResNet, ConvNeXt or the like"
             )
         return self.channels
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """The same, where each convolution does the batch normalisation after it; for prediction only.
+
+    It computes the same, but for rounding. `network` itself is used up, unless torch.fx cannot trace it:
+    then it is what comes back.
+    """
+    if network.training:
+        raise ValueError("only in eval mode can batch normalisation be folded")
+    try:
+        return fuse(network, inplace=True)
+    except fx.proxy.TraceError:
+        return network
 
 
 def classifier(name: str, outputs: int) -> nn.Module:

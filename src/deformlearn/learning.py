@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deformlearn.allocation import keep_freed_memory
 from deformlearn.body import BodyTemplate
 from deformlearn.config import RegressorConfig
 from deformlearn.data.augment import Examples, Labels, Views, augment, draw
@@ -53,6 +54,7 @@ class Training:
     ) -> None:
         """The network is trained where it is; `data`, the same for the whole team, may stay elsewhere."""
         _check(network, data, template)
+        keep_freed_memory()
         self.batch = min(config.batch, len(data))
         if self.batch // team.size < 2:
             raise InputError(

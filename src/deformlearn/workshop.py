@@ -40,7 +40,7 @@ from deformlearn.tensors import TensorData, combine, concatenate
 _EACH_ITS_OWN = 2**30
 """Bytes of pixels that each process of a team may hold by itself."""
 _BATCH = 256
-"""Images predicted at once."""
+"""Images of a block that one process predicts."""
 _IN_MEMORY = 16 * _BATCH
 """Images copied from where all are, which may be a file."""
 
@@ -236,7 +236,7 @@ def predict_split(shop: Workshop, network: Regressor, split: Split) -> Estimate:
 
     def predict(rows: Int[Tensor, "rows"]) -> Estimate:
         several = rows.split(_IN_MEMORY)
-        return concatenate([predict_dataset(network, pixels[one], batch=_BATCH) for one in several])
+        return concatenate([predict_dataset(network, pixels[one]) for one in several])
 
     found = by_blocks(shop.team, len(pixels), _BATCH, predict)
     rest = Estimate.rest(shop.template.to("cpu"), len(split.people))
