@@ -85,7 +85,8 @@ def random_cloth(random: Random, colours: Float[np.ndarray, "2 3"], odds: dict[s
 
 def columns(draws: Sequence[np.ndarray | float], device: torch.device) -> Float[Tensor, "..."]:
     """What was drawn for several people, side by side: the last axis is people (float32)."""
-    return torch.from_numpy(np.stack(draws, -1).astype(np.float32)).to(device)
+    side_by_side = np.moveaxis(np.array(draws, np.float32), 0, -1)
+    return torch.from_numpy(np.ascontiguousarray(side_by_side)).to(device)
 
 
 def of_person(

@@ -70,7 +70,7 @@ class Stage:
         return Stage(studio, Crowd(studio.rig, device), attributes)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def photograph(scripts: Sequence[Script], size: int, where: Stage) -> list[Photograph]:
     """A picture for every script, all at once."""
     studio = where.studio

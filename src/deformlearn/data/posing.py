@@ -139,7 +139,7 @@ class Rig:
             self._owned[names] = np.isin(self._owner, bones).nonzero()[0]
         return self._owned[names]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def body(self, build: Build) -> RestBody:
         """A person of this build, at rest."""
         shape = self._model.get_phenotype_blendshape_coefficients(**build.phenotype())[0].numpy()

@@ -148,10 +148,11 @@ def make_person(config: SyntheticConfig, split: str, index: int) -> tuple[Row, T
 
     The same bytes come out whenever, wherever and in whatever order the people of a split are made.
     """
-    studio = Studio.open()
-    with _one_thread():
+    studio, where = Studio.open(), Stage.on(torch.device("cpu"))
+    # Nothing here is learned from: thousands of small operations need no bookkeeping.
+    with _one_thread(), torch.inference_mode():
         script = direct(config, split, index, studio)
-        (shot,) = photograph([script], config.size, Stage.on(torch.device("cpu")))
+        (shot,) = photograph([script], config.size, where)
         return to_row(config, split, index, script, shot, studio)
 
 
