@@ -38,7 +38,7 @@ def storage(bench: Bench) -> list[Measured]:
     return [
         Measured(
             f"Parquet: {name}", (people if "observations" in name else len(crop)) / median(seconds[name]),
-            "people/s", tolerance=0.25,
+            "people/s", tolerance=0.4,
         )
         for name in jobs
     ]  # fmt: skip
