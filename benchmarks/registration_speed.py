@@ -66,11 +66,11 @@ def registration(bench: Bench) -> list[Measured]:
     where = f"registration, {bench.name}"
     return [
         Measured(f"{where}: to the loss", fast, "people/s", goal=goal, peer=peers, peer_name=name),
-        Measured(f"{where}: to the loss, times the full-mesh fit", times, "x", "higher", 0.2, 150),
+        Measured(f"{where}: to the loss, times the full-mesh fit", times, "x", "higher", 0.4, 150),
         Measured(f"{where}: to the loss, mean loss / Adam's", share[0], "ratio", "lower", 0.02, 1),
         Measured(f"{where}: to the loss, median / Adam's", share[1], "ratio", "lower", 0.02),
         Measured(f"{where}: as it comes", ours, "people/s", peer=peers, peer_name=name),
-        Measured(f"{where}: as it comes, times the full-mesh fit", times_best, "x", "higher", 0.2),
+        Measured(f"{where}: as it comes, times the full-mesh fit", times_best, "x", "higher", 0.4),
         Measured(f"{where}: as it comes, mean loss / Adam's", middle[0], "ratio", "lower", 0.02),
         Measured(f"{where}: 150 Adam steps, ours", adams, "people/s", peer=peers, peer_name=name),
     ]
