@@ -41,7 +41,7 @@ def run(tmp_path, data):
     write_fits(here / "refined-test.parquet", 2)
     write_fits(here / "alone.parquet")
     about = {"template": template.name, "fingerprint": template.fingerprint}
-    config = {"config": {}, "data": {"path": str(data), "template": about}}
+    config = {"config": {"rounds": 10}, "data": {"path": str(data), "template": about}}
     (folder / "config.json").write_text(json.dumps(config))
     shards = {f"observations/{name}": one for name, one in fingerprint(data, "train").items()}
     (folder / "shards.json").write_text(json.dumps(shards))

@@ -14,6 +14,8 @@ from deformlearn.files import write_atomically
 from deformlearn.progress import Watch
 from deformlearn.rundir import RunFolder, read_config
 
+DATA = {"path": "data", "template": {"template": "anny", "fingerprint": "0123456789ab"}}
+
 
 def _flipped(content):
     middle = len(content) // 2
@@ -23,24 +25,24 @@ def _flipped(content):
 @pytest.fixture
 def run(tmp_path):
     with RunFolder(tmp_path / "run") as folder:
-        folder.begin(RunConfig(), {"path": "data"})
+        folder.begin(RunConfig(), DATA)
         yield folder
 
 
 def test_the_same_configuration_goes_on_and_another_is_refused(tmp_path):
     for config in (RunConfig(), RunConfig(), RunConfig(device="cpu", workers=7)):
         with RunFolder(tmp_path) as folder:
-            folder.begin(config, {"path": "data"})
+            folder.begin(config, DATA)
     with RunFolder(tmp_path) as folder, pytest.raises(InputError, match="rounds: 3 became 5"):
-        folder.begin(RunConfig(rounds=5), {"path": "data"})
+        folder.begin(RunConfig(rounds=5), DATA)
     lifter = replace(RunConfig().lifter, width=7)
     with (
         RunFolder(tmp_path) as folder,
         pytest.raises(InputError, match=r"lifter.width: 1024 became 7"),
     ):
-        folder.begin(RunConfig(lifter=lifter), {"path": "data"})
+        folder.begin(RunConfig(lifter=lifter), DATA)
     with RunFolder(tmp_path) as folder, pytest.raises(InputError, match=r"data\.path"):
-        folder.begin(RunConfig(), {"path": "other"})
+        folder.begin(RunConfig(), {**DATA, "path": "other"})
 
 
 def test_finished_stages_are_remembered_in_order(run):
@@ -121,12 +123,12 @@ SHARDS = {"observations/train-00000.parquet": {"bytes": 9, "rows": 4, "footer": 
 )
 def test_shards_that_change_during_a_run_are_refused(tmp_path, now, message):
     with RunFolder(tmp_path) as folder:
-        folder.begin(RunConfig(), {"path": "data"}, SHARDS)
+        folder.begin(RunConfig(), DATA, SHARDS)
         folder.check_shards(SHARDS)
         with pytest.raises(InputError, match=message):
             folder.check_shards(now)
     with RunFolder(tmp_path) as folder, pytest.raises(InputError, match=message):
-        folder.begin(RunConfig(), {"path": "data"}, now)
+        folder.begin(RunConfig(), DATA, now)
 
 
 class Pretended(Team):
@@ -169,8 +171,28 @@ def test_versions_and_configuration_are_kept(run):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a run folder"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="cannot read"):
+    for damaged in ("{", "[]", "null", '"run"'):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(InputError, match="cannot read"):
+            read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "config"),
+    [
+        (None, {"rounds": 3}),
+        ([], {"rounds": 3}),
+        ({**DATA, "path": 3}, {"rounds": 3}),
+        ({**DATA, "template": "anny"}, {"rounds": 3}),
+        ({**DATA, "template": {"template": "anny"}}, {"rounds": 3}),
+        (DATA, None),
+        (DATA, {}),
+        (DATA, {"rounds": "three"}),
+    ],
+)
+def test_a_configuration_that_no_run_wrote_is_refused(tmp_path, data, config):
+    (tmp_path / "config.json").write_text(json.dumps({"config": config, "data": data}))
+    with pytest.raises(InputError, match=r"its config\.json was not written by `run`"):
         read_config(tmp_path)
 
 

@@ -167,7 +167,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         records = RunFolder(run).records()
         print_results(console(), records)
         print_actions(console(), records)
-        described = found["template"]["description"] or found["path"]
+        described = found["template"].get("description") or found["path"]
         card = ProtocolCard(described, canonical_mm=canonical_mm(load(template)))
         print("\n".join(card.lines()))
 

@@ -175,23 +175,17 @@ _DATA_NOTE = "the data set "
 
 
 def _run(folder: Path) -> Findings:
-    config = read_config(folder)
-    try:
-        named = str(config["data"]["path"])
-        info = config["data"]["template"]
-        template, fingerprint = str(info["template"]), str(info["fingerprint"])
-    except (KeyError, TypeError):
-        raise InputError(
-            f"{folder} is not a run folder: its config.json was not written by `run`"
-        ) from None
+    about = read_config(folder)["data"]
+    named, template = about["path"], about["template"]
     notes: list[str] = []
-    data = _data_of(folder, named, fingerprint, notes)
+    data = _data_of(folder, named, template["fingerprint"], notes)
     files = []
     for round_ in sorted(folder.glob("round-*"), key=_round_of):
         files += _round_files(round_, notes)
     if not files:
         notes.append(f"{folder} has no estimates yet")
-    return Findings(folder, "run", template, fingerprint, tuple(files), data, named, tuple(notes))
+    names = template["template"], template["fingerprint"]
+    return Findings(folder, "run", *names, tuple(files), data, named, tuple(notes))
 
 
 def _round_of(folder: Path) -> int:

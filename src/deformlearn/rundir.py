@@ -216,17 +216,35 @@ def clear_parts(folder: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration and data description of a run folder."""
+    """The configuration (`config`) and data description (`data`) of a run folder.
+
+    `data` has at least the path of the data set, and the name and fingerprint of its template.
+    """
     if not (path / "config.json").is_file():
         raise InputError(f"{path} is not a run folder: it has no config.json; make one with `run`")
-    return _read_json(path / "config.json")
+    found = _read_json(path / "config.json")
+    try:
+        data, template = found["data"], found["data"]["template"]
+        words = data["path"], template["template"], template["fingerprint"]
+        known = isinstance(found["config"]["rounds"], int)
+        known &= all(isinstance(word, str) for word in words)
+    except (KeyError, TypeError):
+        known = False
+    if not known:
+        raise InputError(
+            f"{path} is not a run folder: its config.json was not written by `run`; make one with `run`"
+        )
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"cannot read {path}: it holds no JSON object")
+    return found
 
 
 def _differences(found: Any, wanted: Any, name: str = "", *, ignored: tuple[str, ...]) -> list[str]:

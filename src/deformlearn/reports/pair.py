@@ -24,8 +24,9 @@ from deformlearn.portraits import BEST, RANDOM, WORST
 from deformlearn.reports.people import Measured
 from deformlearn.reports.sections import Column
 from deformlearn.reports.settings import Setting, compared, versions
-from deformlearn.reports.source import Source, described, recorded_shards
+from deformlearn.reports.source import Source, recorded_shards
 from deformlearn.reports.tables import MEASURES, OURS, PUBLISHED, ResultRow, curve, results_table
+from deformlearn.rundir import read_config
 
 _NAME = 24
 """Letters of a run's name in a heading."""
@@ -61,9 +62,9 @@ class Pair:
         """
         if first.resolve() == second.resolve():
             raise InputError(f"{first} and {second} are the same run; give two")
-        infos = [described(run)[1]["template"] for run in (first, second)]
-        if infos[0].get("fingerprint") != infos[1].get("fingerprint"):
-            a, b = (f"{info.get('template')!r} ({info.get('fingerprint')})" for info in infos)
+        infos = [read_config(run)["data"]["template"] for run in (first, second)]
+        if infos[0]["fingerprint"] != infos[1]["fingerprint"]:
+            a, b = (f"{info['template']!r} ({info['fingerprint']})" for info in infos)
             raise InputError(
                 f"the protocols differ: {first} was made with the template {a}, {second} with {b}, and "
                 f"errors are measured against each template's own skeleton; compare runs of one template"

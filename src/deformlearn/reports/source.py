@@ -44,16 +44,17 @@ class Source:
 
         `data` is the data set, where it is neither at the place that the run recorded nor beside it.
         """
-        config, data_set = described(run)
+        found = read_config(run)
+        config, data_set = found["config"], found["data"]
         info = data_set["template"]
-        if info.get("fingerprint") != template.fingerprint:
+        if info["fingerprint"] != template.fingerprint:
             raise InputError(
-                f"{run} is a run with the template {info.get('template')!r} "
-                f"({info.get('fingerprint')}), not {template.name!r} ({template.fingerprint}); "
+                f"{run} is a run with the template {info['template']!r} "
+                f"({info['fingerprint']}), not {template.name!r} ({template.fingerprint}); "
                 f"load the template it names"
             )
-        found = data or find(run).data or place(data_set["path"])
-        return Source(run, template.to("cpu"), config, info, RunFolder(run).records(), found)
+        path = data or find(run).data or place(data_set["path"])
+        return Source(run, template.to("cpu"), config, info, RunFolder(run).records(), path)
 
     @property
     def name(self) -> str:
@@ -137,19 +138,6 @@ class Source:
                 "2D error, how far their body is from the image's own labels, and are ranked by it; "
                 "a body can be right in the image and wrong in depth."
             )
-
-
-def described(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's settings, and what it recorded of its data set; anything else is an InputError."""
-    found = read_config(run)
-    try:
-        config, data = found["config"], found["data"]
-        data["path"], data["template"].get, config["rounds"]
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{run} is not a run folder: its config.json was not written by `run`"
-        ) from None
-    return config, data
 
 
 def recorded_shards(run: Path, split: str) -> dict[str, Any] | None:
