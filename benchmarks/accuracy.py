@@ -19,10 +19,11 @@ from deformlearn.config import PRESETS, LifterConfig, RegistrationConfig, Synthe
 from deformlearn.data.shards import read_people, read_truth
 from deformlearn.data.synthetic import synthesize
 from deformlearn.densepose_charts import CarriedCharts, read_densepose_charts
+from deformlearn.errors import InputError
 from deformlearn.evaluation import score_estimates, true_depths, true_joints
 from deformlearn.progress import Watch
 from deformlearn.registration import register
-from deformlearn.rundir import RunFolder
+from deformlearn.rundir import RunFolder, read_config
 from machine import Bench
 from table import Measured
 
@@ -113,24 +114,32 @@ def charts(folder: Path) -> list[Measured]:
 
 def demo(folder: Path) -> list[Measured]:
     """The goals that a whole demo decides."""
-    run = RunFolder(folder / "run")
-    rounds = max(record["round"] for record in run.records())
-    first = run.record("register", 1)["scores"]["raw"]
-    last = run.record("register", rounds)["scores"]["raw"]
-    regressor = [run.record("learn", r)["scores"]["raw"] for r in range(1, rounds + 1)]
-    falls = max(later - earlier for earlier, later in pairwise(regressor))
-    mean = run.record("references")["mean_pose"]["raw"]
+    path = folder / "run"
+    records = {(r["stage"], r["round"]): r for r in RunFolder(path).records()}
+
+    def raw(stage: str, round_: int = 0) -> float:
+        return records[stage, round_]["scores"]["raw"]
+
+    rounds = read_config(path)["config"]["rounds"]
+    if ("learn", rounds) not in records or ("references", 0) not in records:
+        raise InputError(
+            f"{folder} is not a finished demo; `deformlearn demo --out {folder}` goes on with it"
+        )
+    first, last = raw("register", 1), raw("register", rounds)
+    regressor = [raw("learn", round_) for round_ in range(1, rounds + 1)]
+    falls = max((later - earlier for earlier, later in pairwise(regressor)), default=0.0)
+    mean = records["references", 0]["mean_pose"]["raw"]
     found = [
         _mm("demo: registration, last round less round 1, raw", last - first, 0),
         _mm("demo: regressor, test, raw", regressor[-1], 155, peer=mean, peer_name="mean pose"),
         _mm("demo: regressor, largest rise between rounds, raw", falls, 0),
     ]
     for control in ("control: own fit continued", "control: second start"):
-        if record := run.record(control):
-            gap = last - record["scores"]["raw"]
+        if (control, 0) in records:
+            gap = last - raw(control)
             found.append(_mm(f"demo: registration, last round less {control}, raw", gap, 0))
-    if record := run.record("full 3D supervision"):
-        ratio = regressor[-1] / record["scores"]["raw"]
+    if ("full 3D supervision", 0) in records:
+        ratio = regressor[-1] / raw("full 3D supervision")
         found.append(
             Measured(
                 "demo: regressor / full 3D supervision, raw", ratio, "ratio", "lower", 0.03, 1.08

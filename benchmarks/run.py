@@ -29,6 +29,7 @@ import registration_speed
 import roofline
 import storage_speed
 from deformlearn import runtime
+from deformlearn.errors import InputError
 from machine import Bench
 from table import HEADINGS, Baseline, Measured, cells, peers, record, regressions, text_table
 
@@ -67,10 +68,13 @@ def main() -> None:
             found += GROUPS[name](bench)
         except Exception as error:  # one broken workload must not cost the others' numbers
             failed[name] = f"{type(error).__name__}: {error}"
-    if options.densepose is not None:
-        found += accuracy.charts(options.densepose)
-    if options.demo is not None:
-        found += accuracy.demo(options.demo)
+    try:
+        if options.densepose is not None:
+            found += accuracy.charts(options.densepose)
+        if options.demo is not None:
+            found += accuracy.demo(options.demo)
+    except InputError as error:
+        sys.exit(f"error: {error}")
     sys.exit(_report(found, failed, bench, options))
 
 

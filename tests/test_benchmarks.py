@@ -12,7 +12,8 @@ import torch
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import experiment  # noqa: E402 (found by the line above)
+import accuracy  # noqa: E402 (found by the line above)
+import experiment  # noqa: E402
 import peer_fit  # noqa: E402
 import planted  # noqa: E402
 import roofline  # noqa: E402
@@ -249,6 +250,42 @@ def test_what_an_unfinished_experiment_has_measured_is_collected(tmp_path):
     assert "Steps done: people.\n- failed: try-tests (exit code 1): one failed" in page
     assert "by_action" not in (out / "experiment.json").read_text()
     assert (out / "fig2-exact.png").stat().st_size > 0
+
+
+def write_demo(folder, rounds: int) -> Path:
+    """A demo of two rounds as it stands after some of them."""
+    (folder / "run").mkdir(parents=True)
+    about = {"path": "data", "template": {"template": "any", "fingerprint": "f"}}
+    (folder / "run" / "config.json").write_text(
+        json.dumps({"config": {"rounds": 2}, "data": about})
+    )
+    records = [{"stage": "references", "round": 0, "mean_pose": {"raw": 250.0}}]
+    for round_ in range(1, rounds + 1):
+        for stage, mm in (("register", 50.0), ("learn", 130.0)):
+            scores = {"raw": mm - 2 * round_}
+            records.append({"stage": stage, "round": round_, "scores": scores})
+    records.append({"stage": "control: second start", "round": 0, "scores": {"raw": 47.0}})
+    records.append({"stage": "full 3D supervision", "round": 0, "scores": {"raw": 120.0}})
+    lines = "\n".join(json.dumps(record) for record in records)
+    (folder / "run" / "metrics.jsonl").write_text(lines + "\n")
+    return folder
+
+
+def test_goals_of_a_demo_are_judged_by_what_its_run_recorded(tmp_path):
+    found = {row.metric: row.value for row in accuracy.demo(write_demo(tmp_path, 2))}
+    assert found == {
+        "demo: registration, last round less round 1, raw": -2,
+        "demo: regressor, test, raw": 126,
+        "demo: regressor, largest rise between rounds, raw": -2,
+        "demo: registration, last round less control: second start, raw": -1,
+        "demo: regressor / full 3D supervision, raw": 1.05,
+    }
+
+
+def test_an_unfinished_demo_has_no_goals_yet(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py", "--demo", str(write_demo(tmp_path, 1))])
+    with pytest.raises(SystemExit, match="is not a finished demo; `deformlearn demo --out"):
+        run.main()
 
 
 def test_gpu_script_says_what_is_left_and_goes_on(tmp_path):
