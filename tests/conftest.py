@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from deformlearn.skeleton import (
     mirrored_name,
     rotation_from_axis_angle,
 )
+
+# A shell's background jobs inherit that Ctrl-C is ignored; tests press it in processes of their own.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _HALF = {  # joints on the left and the midline, metres: x left, y up, z forward
     "pelvis": (0, 1.0, 0), "left_hip": (0.1, 0.95, 0), "spine1": (0, 1.1, 0),

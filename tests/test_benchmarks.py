@@ -33,6 +33,13 @@ def speed(value: float, **options) -> Measured:
     return Measured("speed", value, "people/s", **options)
 
 
+def write_config(run_folder: Path, rounds: int) -> None:
+    """What says that a folder is a run's."""
+    about = {"path": "data", "template": {"template": "any", "fingerprint": "f"}}
+    config = json.dumps({"config": {"rounds": rounds}, "data": about})
+    (run_folder / "config.json").write_text(config)
+
+
 def error(value: float, **options) -> Measured:
     return Measured("error", value, "mm", "lower", **options)
 
@@ -241,8 +248,8 @@ def test_what_an_unfinished_experiment_has_measured_is_collected(tmp_path):
         "scores": {**scores, "vertices": None, "by_action": {"Walking": scores}},
     }  # fmt: skip
     (run_folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    for name in ("config", "versions"):
-        (run_folder / f"{name}.json").write_text('{"rounds": 1}')
+    write_config(run_folder, rounds=1)
+    (run_folder / "versions.json").write_text("{}")
     experiment.collect(state, out)
     page = (out / "results.md").read_text()
     assert "| registration, round 1 | train | 51.2 | 52.0 | 40.0 | 30.0 |  |  |" in page
@@ -255,10 +262,7 @@ def test_what_an_unfinished_experiment_has_measured_is_collected(tmp_path):
 def write_demo(folder, rounds: int) -> Path:
     """A demo of two rounds as it stands after some of them."""
     (folder / "run").mkdir(parents=True)
-    about = {"path": "data", "template": {"template": "any", "fingerprint": "f"}}
-    (folder / "run" / "config.json").write_text(
-        json.dumps({"config": {"rounds": 2}, "data": about})
-    )
+    write_config(folder / "run", rounds=2)
     records = [{"stage": "references", "round": 0, "mean_pose": {"raw": 250.0}}]
     for round_ in range(1, rounds + 1):
         for stage, mm in (("register", 50.0), ("learn", 130.0)):

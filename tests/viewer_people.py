@@ -118,7 +118,7 @@ def write_run(folder, *, train=4, test=3):
         if split == "test":
             fits(here / "refined-test.parquet", split, truth, crop, template, 0.0)
     about = {"template": template.name, "fingerprint": template.fingerprint}
-    config = {"config": {}, "data": {"path": str(data), "template": about}}
+    config = {"config": {"rounds": 2}, "data": {"path": str(data), "template": about}}
     (run / "config.json").write_text(json.dumps(config))
     shards = {f"observations/{one}": now for one, now in fingerprint(data, "train").items()}
     (run / "shards.json").write_text(json.dumps(shards))
