@@ -240,9 +240,12 @@ def served(words: list[str], world: Path) -> None:
             assert b"<html" in answer.read().lower()
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
-        reader.join()
-        process.stdout.close()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()  # nothing, if it has stopped
+            reader.join()
+            process.stdout.close()
     if words[0] == "annotate":  # what somebody would have clicked by now
         out = Path(words[words.index("--out") + 1])
         shutil.rmtree(out)
