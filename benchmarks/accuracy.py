@@ -114,32 +114,38 @@ def charts(folder: Path) -> list[Measured]:
 
 def demo(folder: Path) -> list[Measured]:
     """The goals that a whole demo decides."""
-    path = folder / "run"
-    records = {(r["stage"], r["round"]): r for r in RunFolder(path).records()}
-
-    def raw(stage: str, round_: int = 0) -> float:
-        return records[stage, round_]["scores"]["raw"]
-
-    rounds = read_config(path)["config"]["rounds"]
-    if ("learn", rounds) not in records or ("references", 0) not in records:
+    run = RunFolder(folder / "run")
+    rounds = read_config(run.path)["config"]["rounds"]
+    references = run.record("references")
+    if references is None or run.record("learn", rounds) is None:
         raise InputError(
             f"{folder} is not a finished demo; `deformlearn demo --out {folder}` goes on with it"
         )
-    first, last = raw("register", 1), raw("register", rounds)
-    regressor = [raw("learn", round_) for round_ in range(1, rounds + 1)]
-    falls = max((later - earlier for earlier, later in pairwise(regressor)), default=0.0)
-    mean = records["references", 0]["mean_pose"]["raw"]
+
+    def raw(stage: str, round_: int = 0) -> float | None:
+        record = run.record(stage, round_)
+        return record and record["scores"]["raw"]
+
+    registered, regressed = (
+        [raw(stage, round_) for round_ in range(1, rounds + 1)] for stage in ("register", "learn")
+    )
+    last, mean = registered[-1], references["mean_pose"]["raw"]
     found = [
-        _mm("demo: registration, last round less round 1, raw", last - first, 0),
-        _mm("demo: regressor, test, raw", regressor[-1], 155, peer=mean, peer_name="mean pose"),
-        _mm("demo: regressor, largest rise between rounds, raw", falls, 0),
+        _mm("demo: regressor, test, raw", regressed[-1], 155, peer=mean, peer_name="mean pose")
     ]
+    if rounds > 1:
+        rise = max(later - earlier for earlier, later in pairwise(regressed))
+        found += [
+            _mm("demo: registration, last round less round 1, raw", last - registered[0], 0),
+            _mm("demo: regressor, largest rise between rounds, raw", rise, 0),
+        ]
     for control in ("control: own fit continued", "control: second start"):
-        if (control, 0) in records:
-            gap = last - raw(control)
-            found.append(_mm(f"demo: registration, last round less {control}, raw", gap, 0))
-    if ("full 3D supervision", 0) in records:
-        ratio = regressor[-1] / raw("full 3D supervision")
+        if (error := raw(control)) is not None:
+            found.append(
+                _mm(f"demo: registration, last round less {control}, raw", last - error, 0)
+            )
+    if (error := raw("full 3D supervision")) is not None:
+        ratio = regressed[-1] / error
         found.append(
             Measured(
                 "demo: regressor / full 3D supervision, raw", ratio, "ratio", "lower", 0.03, 1.08

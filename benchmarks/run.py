@@ -62,19 +62,19 @@ def main() -> None:
     bench = Bench(runtime.device(options.device), size, options.data / size)
     found: list[Measured] = []
     failed: dict[str, str] = {}
-    for name in _wanted(options):
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            found += GROUPS[name](bench)
-        except Exception as error:  # one broken workload must not cost the others' numbers
-            failed[name] = f"{type(error).__name__}: {error}"
-    try:
+    try:  # first: what is refused must not cost what took hours to measure
         if options.densepose is not None:
             found += accuracy.charts(options.densepose)
         if options.demo is not None:
             found += accuracy.demo(options.demo)
     except InputError as error:
         sys.exit(f"error: {error}")
+    for name in _wanted(options):
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            found += GROUPS[name](bench)
+        except Exception as error:  # one broken workload must not cost the others' numbers
+            failed[name] = f"{type(error).__name__}: {error}"
     sys.exit(_report(found, failed, bench, options))
 
 

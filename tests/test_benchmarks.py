@@ -259,10 +259,10 @@ def test_what_an_unfinished_experiment_has_measured_is_collected(tmp_path):
     assert (out / "fig2-exact.png").stat().st_size > 0
 
 
-def write_demo(folder, rounds: int) -> Path:
+def write_demo(folder, rounds: int, planned: int = 2) -> Path:
     """A demo of two rounds as it stands after some of them."""
     (folder / "run").mkdir(parents=True)
-    write_config(folder / "run", rounds=2)
+    write_config(folder / "run", rounds=planned)
     records = [{"stage": "references", "round": 0, "mean_pose": {"raw": 250.0}}]
     for round_ in range(1, rounds + 1):
         for stage, mm in (("register", 50.0), ("learn", 130.0)):
@@ -284,6 +284,15 @@ def test_goals_of_a_demo_are_judged_by_what_its_run_recorded(tmp_path):
         "demo: registration, last round less control: second start, raw": -1,
         "demo: regressor / full 3D supervision, raw": 1.05,
     }
+
+
+def test_a_demo_of_one_round_is_not_compared_with_itself(tmp_path):
+    found = [row.metric for row in accuracy.demo(write_demo(tmp_path, 1, planned=1))]
+    assert found == [
+        "demo: regressor, test, raw",
+        "demo: registration, last round less control: second start, raw",
+        "demo: regressor / full 3D supervision, raw",
+    ]
 
 
 def test_an_unfinished_demo_has_no_goals_yet(tmp_path, monkeypatch):

@@ -53,6 +53,14 @@ def test_finished_stages_are_remembered_in_order(run):
     assert run.record("learn", 2) is None
 
 
+def test_a_folder_that_is_only_looked_at_knows_its_records(run):
+    run.finish("learn", 1, scores=[1.5])
+    looked_at = RunFolder(run.path)
+    assert looked_at.record("learn", 1) == run.record("learn", 1)
+    assert looked_at.record("learn", 1)["scores"] == [1.5]
+    assert looked_at.record("learn", 2) is None
+
+
 def test_a_checkpoint_lives_until_its_stage_is_finished(run):
     state = {"weights": torch.arange(3.0), "epoch": 2, "losses": [{"a": 1.0}]}
     run.save_checkpoint("learn", 1, state)

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,23 @@ class RunFolder:
         self.team = team
         self._watch = watch
         self._lock = FileLock(path / ".lock")
-        self._finished: list[dict[str, Any]] = []
+
+    @cached_property
+    def _finished(self) -> list[dict[str, Any]]:
+        """As it was when the folder was entered or, if it is only looked at, first asked for."""
+        return self.records()
 
     def __enter__(self) -> RunFolder:
+        finished: list[dict[str, Any]] = []
         with self.team.refuse_together():
             if self.team.leads:
                 self._take()
-        self._finished = self.team.tell(self._finished)
+                finished = self.records()
+        self._finished = self.team.tell(finished)
         return self
 
     def _take(self) -> None:
-        """Lock the folder, clear what killed writers left, and read what is finished."""
+        """Lock the folder and clear what killed writers left."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0 if self.team.size == 1 else _RESTART)
@@ -69,7 +76,6 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"cannot write in {self.path}: {error.strerror or error}") from error
         clear_parts(self.path)
-        self._finished = self.records()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
