@@ -126,6 +126,13 @@ def test_every_picture_style_and_link_of_a_page_is_there(site):
                 assert unquote(parts.fragment) in known[file].anchors, f"{path.name}: {target}"
 
 
+def test_lists_and_tables_are_not_run_into_the_text(site):
+    """Python-Markdown wants an empty line before them, other readers do not."""
+    for path in pages(site):
+        for text in re.findall(r"<p>(.*?)</p>", path.read_text(encoding="utf-8"), re.DOTALL):
+            assert not re.search(r"^\s*(?:[-*+] |\d+\. |\|)", text, re.MULTILINE), (path.name, text)
+
+
 def test_pictures_have_words_for_those_who_do_not_see_them():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for words in re.findall(r"!\[(.*?)\]\(", page.read_text(encoding="utf-8")):
