@@ -1,6 +1,9 @@
 """Registration by Adam, the paper's way, and its compilation."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,3 +79,44 @@ def test_a_compiler_that_fails_costs_one_warning_and_no_result(
     assert len(warned) == 1
     assert "compile time" not in caplog.text
     torch.testing.assert_close(found.body.pose, expected.body.pose)
+
+
+COMPILED = """
+import functools, sys
+sys.path.insert(0, {tests!r})
+import torch
+from dataclasses import replace
+from conftest import octahedra, plant
+from deformlearn.registration import register
+from test_adam import ADAM
+
+# Tracing is what is tested: to make code of the graphs takes a minute, and rounds otherwise.
+torch.compile = functools.partial(torch.compile, backend="eager", fullgraph=True)
+torch.set_default_dtype(torch.float64)  # Adam's first steps are as long for a rounding error as for a slope
+template = octahedra()
+_, seen, crop = plant(template, 7)
+template, seen, crop = (
+    one.map(lambda x: x.double() if x.is_floating_point() else x) for one in (template, seen, crop)
+)
+weights = seen.point_weights.clone()
+for person in range(7):
+    weights[person, weights.shape[1] - 3 * person:] = 0  # each has fewer points than the one before
+seen = replace(seen, point_weights=weights)
+config = replace(ADAM, batch=3, first_steps=4, steps=4)
+expected, quality = register(template, seen, crop, config)
+for block in (slice(0, 7), slice(2, 4)):
+    found, measured = register(template, seen[block], crop[block], replace(config, compile="always"))
+    torch.testing.assert_close(found.body.pose, expected.body.pose[block])
+    torch.testing.assert_close(measured.loss, quality.loss[block])
+from torch._dynamo.utils import counters
+print(counters["stats"]["unique_graphs"], len(counters["graph_break"]))
+"""
+
+
+def test_batches_and_blocks_of_any_size_are_compiled_once_and_fitted_as_without():
+    """In a process of its own: the shape checker that tests run with cannot be traced."""
+    code = COMPILED.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 0\n"
+    assert done.stderr.count("registration: compile time") == 1

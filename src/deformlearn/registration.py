@@ -25,6 +25,8 @@ from deformlearn.tensors import concatenate, where
 
 _IN_CACHE = 128
 """People fitted at once on a CPU: what Gauss-Newton writes about them stays in the cache."""
+_COLUMNS = 32
+"""Least number of correspondences to compile for; more are powers of two."""
 
 
 def register(
@@ -47,11 +49,15 @@ def register(
     if people == 0:
         raise ValueError("nothing to register: the observations hold no one")
     keep_freed_memory()
-    observations = _with_a_column(observations)
+    # Medians need a column, if only of padding.
+    observations = _with_columns(observations, max(observations.points.shape[1], 1))
     device = observations.points.device
     size = config.batch
+    compiled = False
     if config.solver == "adam":
-        fit = _by_adam(template, adam.decided(config, people), device)
+        config = adam.decided(config, people)
+        compiled = config.compile == "always"
+        fit = _by_adam(template, config, device)
     else:
         fit = _by_gauss_newton(template, config, device)
         size = min(size, _IN_CACHE) if device.type == "cpu" else size
@@ -60,7 +66,12 @@ def register(
     order = used.argsort(stable=True)
 
     def register_batch(rows: Tensor) -> tuple[Estimate, Quality]:
-        seen = _without_padding(observations[rows], int(used[rows[-1]]))
+        columns = max(int(used[rows[-1]]), 1)
+        count = len(rows)
+        if compiled:  # few shapes in all: each costs a compilation
+            columns = max(1 << (columns - 1).bit_length(), _COLUMNS)
+            rows = torch.cat([rows, rows[-1:].expand(size - count)])
+        seen = _with_columns(observations[rows], columns)
         evidence = Evidence.of(template, seen)
         with torch.no_grad():
             begin = (
@@ -70,7 +81,8 @@ def register(
             )
         with torch.no_grad():
             found = fit(evidence, begin, start is None)
-            return _settled(template, found, evidence, crop[rows], config)
+            estimate, quality = _settled(template, found, evidence, crop[rows], config)
+            return estimate[:count], quality[:count]
 
     batches = order.split(size)
     parts = []
@@ -105,7 +117,7 @@ def quality_of(
     config: RegistrationConfig,
 ) -> Quality:
     """How well estimates from anywhere explain the observations, under the second phase's weights."""
-    observations = _with_a_column(observations)
+    observations = _with_columns(observations, max(observations.points.shape[1], 1))
     with torch.no_grad():
         evidence = Evidence.of(template, observations)
         loss = energy(template, estimate, evidence, Weights.of(config, observations.points.device))
@@ -178,20 +190,6 @@ def _settled(
     return estimate, _quality(template, estimate, evidence, crop, loss, converged & ~broken)
 
 
-def _with_a_column(observations: Observations) -> Observations:
-    """The observations with a column of correspondences, if only of padding: medians need one."""
-    if observations.points.shape[1]:
-        return observations
-    people = len(observations.points)
-    return replace(
-        observations,
-        points=observations.points.new_zeros(people, 1, 2),
-        faces=observations.faces.new_zeros(people, 1),
-        barycentric=observations.barycentric.new_full((people, 1, 3), 1 / 3),
-        point_weights=observations.point_weights.new_zeros(people, 1),
-    )
-
-
 def _points_used(observations: Observations) -> Tensor:
     """How many columns of correspondences each person needs."""
     weights = observations.point_weights
@@ -199,15 +197,23 @@ def _points_used(observations: Observations) -> Tensor:
     return (columns * (weights > 0)).amax(-1)
 
 
-def _without_padding(observations: Observations, points: int) -> Observations:
-    """The observations less the columns of correspondences that no one uses."""
-    kept = slice(0, max(points, 1))
+def _with_columns(observations: Observations, count: int) -> Observations:
+    """The observations with so many columns of correspondences: padded, or less what nobody uses."""
+
+    def fitted(values: Tensor, padding: float = 0.0) -> Tensor:
+        missing = count - values.shape[1]
+        if missing <= 0:
+            return values[:, :count]
+        return torch.cat(
+            [values, values.new_full((len(values), missing, *values.shape[2:]), padding)], 1
+        )
+
     return replace(
         observations,
-        points=observations.points[:, kept],
-        faces=observations.faces[:, kept],
-        barycentric=observations.barycentric[:, kept],
-        point_weights=observations.point_weights[:, kept],
+        points=fitted(observations.points),
+        faces=fitted(observations.faces),
+        barycentric=fitted(observations.barycentric, 1 / 3),
+        point_weights=fitted(observations.point_weights),
     )
 
 
