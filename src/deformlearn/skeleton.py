@@ -7,7 +7,7 @@ Orders and parents: SMPL (Loper et al. 2015), Human3.6M's 17 joints as used by M
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -65,12 +65,13 @@ class JointSet:
     """(from, to): pairs of key points whose vectors point where the person faces (for the lifter)."""
     bones: tuple[tuple[str, str], ...] = ()
 
-    @cached_property
+    # Not cached: on Python 3.11 a cached property has a lock, at which torch.compile breaks a graph.
+    @property
     def mirror(self) -> tuple[int, ...]:
         """Index of the key point with left and right exchanged."""
         return tuple(self.names.index(mirrored_name(name)) for name in self.names)
 
-    @cached_property
+    @property
     def root_indices(self) -> tuple[int, ...]:
         return tuple(self.names.index(name) for name in self.root)
 
