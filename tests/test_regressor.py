@@ -96,10 +96,10 @@ def test_turning_the_head_numbers_of_the_camera_leaves_the_pelvis_in_its_place(t
 def test_evidence_is_read_where_the_heat_map_points():
     heads = PixelHeads(2)
     with torch.no_grad():
-        heads.heatmaps.weight.zero_()
-        heads.heatmaps.weight[0, 0] = 100.0
-        heads.heatmaps.weight[1, 1] = 100.0
-        pixels = torch.zeros(1, heads.heatmaps.in_channels, 4, 8)
+        heads.answers.weight[:2].zero_()
+        heads.answers.weight[0, 0] = 100.0
+        heads.answers.weight[1, 1] = 100.0
+        pixels = torch.zeros(1, heads.answers.in_channels, 4, 8)
         pixels[0, 0, 1, 2] = 1.0
         pixels[0, 1, 3, 7] = 1.0
         _, coordinates, evidence = heads(pixels)
@@ -112,6 +112,14 @@ def test_evidence_is_read_where_the_heat_map_points():
 def test_the_pyramid_merges_odd_sizes_at_the_finest():
     stages = [torch.rand(2, 3, 7, 5), torch.rand(2, 4, 4, 3), torch.rand(2, 5, 2, 2)]
     assert Pyramid([3, 4, 5])(stages).shape[2:] == (7, 5)
+    assert Pyramid([3])(stages[:1]).shape[2:] == (7, 5)
+
+
+@pytest.mark.parametrize(("size", "cells"), [(32, 8), (96, 24), (188, 47), (192, 24), (224, 28)])
+def test_the_2d_heads_have_as_few_cells_as_suffice(size, cells, template):
+    network = build_network(replace(TINY, size=size), template, JOINTS).eval()
+    prediction = network(images(1, size))
+    assert prediction.heatmaps.shape[-2:] == prediction.coordinates.shape[-2:] == (cells, cells)
 
 
 def test_the_head_sees_standardised_features_and_drops_some_in_training():

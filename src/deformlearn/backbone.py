@@ -56,14 +56,14 @@ class Backbone(nn.Module):
         # One pass over the pixels, where subtracting and dividing would be two.
         return self.model(torch.addcmul(shift, images, factor))[-len(self.strides) :]
 
-    def pyramid_channels(self) -> list[int]:
-        """Channels of each stride, if the finest is one that 2D heads can use."""
+    def finest_level(self, size: int, cells: int) -> int:
+        """The coarsest level with at least so many cells across an image; if there is none, the finest."""
         if self.strides[0] != FINEST:
             raise InputError(
                 f"{self.name} has no feature map of stride {FINEST}, which the 2D heads need "
                 f"(it has {', '.join(map(str, self.strides))}); choose a ResNet, ConvNeXt or the like"
             )
-        return self.channels
+        return max(sum(size / stride >= cells for stride in self.strides) - 1, 0)
 
 
 def folded(network: nn.Module) -> nn.Module:

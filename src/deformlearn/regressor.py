@@ -2,7 +2,7 @@
 
 The paper pools a ResNet-50 to one vector and regresses theta from it; `auxiliary=False` is that. From a
 random start, in the time a laptop has, such a network learns nothing, so by default two heads read a
-stride-4 feature map: a heat map for each key point and the template coordinates of each pixel. Both
+fine feature map: a heat map for each key point and the template coordinates of each pixel. Both
 learn from the 2D labels alone, and what they find at each joint is what theta is regressed from
 (docs/decisions/0008).
 """
@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,18 @@ from deformlearn.runtime import autocast
 from deformlearn.skeleton import SEGMENTS, joint_set
 from deformlearn.tensors import TensorData, concatenate
 
-FORMAT = 1
+FORMAT = 2
 """Version of the network file."""
 
+CELLS = 24
+"""Cells across the image that 2D heads need: finer maps cost a ResNet-50 more than all else that is
+added to it, and say no more about a body (docs/decisions/0018)."""
+
 PYRAMID_WIDTH = 64
-"""Channels of the stride-4 feature map."""
+"""Channels of the merged feature maps."""
+
+FINEST_WIDTH = 32
+"""The same of the finest, where most of the pixels are."""
 
 LOCAL_WIDTH = 16
 """Learned features read at each joint."""
@@ -102,21 +110,29 @@ class Pyramid(nn.Module):
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(count, PYRAMID_WIDTH, 1) for count in channels)
+        widths = [FINEST_WIDTH] + [PYRAMID_WIDTH] * (len(channels) - 1)
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(count, width, 1) for count, width in zip(channels, widths, strict=True)
+        )
+        self.narrow = nn.ModuleList(
+            nn.Identity() if above == width else nn.Conv2d(above, width, 1, bias=False)
+            for width, above in pairwise(widths)
+        )
         self.smooth = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(PYRAMID_WIDTH, PYRAMID_WIDTH, 3, padding=1, bias=False),
-                nn.BatchNorm2d(PYRAMID_WIDTH),
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
                 nn.ReLU(inplace=True),
             )
-            for _ in channels[1:]
+            for width in widths[:-1]
         )
 
     def forward(self, stages: list[Tensor]) -> Float[Tensor, "batch channels rows columns"]:
         merged = self.lateral[-1](stages[-1])
         for level in reversed(range(len(stages) - 1)):
             finer = self.lateral[level](stages[level])
-            merged = functional.interpolate(merged, size=finer.shape[-2:], mode="nearest")
+            coarser = self.narrow[level](merged)  # before it has four times the pixels
+            merged = functional.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
             merged = self.smooth[level](finer + merged)
         return merged
 
@@ -124,17 +140,17 @@ class Pyramid(nn.Module):
 class PixelHeads(nn.Module):
     """Heat maps and template coordinates of every pixel, and what they say at each joint."""
 
-    def __init__(self, joints: int) -> None:
+    def __init__(self, joints: int, width: int = FINEST_WIDTH) -> None:
         super().__init__()
-        self.heatmaps = nn.Conv2d(PYRAMID_WIDTH, joints, 1)
-        self.coordinates = nn.Conv2d(PYRAMID_WIDTH, 3, 1)
-        self.local = nn.Conv2d(PYRAMID_WIDTH, LOCAL_WIDTH, 1)
+        self.counts = (joints, 3, LOCAL_WIDTH)
+        # All three heads as one, so that the feature map is read once.
+        self.answers = nn.Conv2d(width, sum(self.counts), 1)
 
     def forward(self, pixels: Float[Tensor, "batch channels rows columns"]) -> tuple[Tensor, ...]:
         """Heat maps, coordinates, and per image the evidence: all joints' means under their maps."""
+        heatmaps, coordinates, local = self.answers(pixels).float().split(self.counts, 1)
         # The loss needs the logarithms: one softmax serves it and the evidence.
-        logs = self.heatmaps(pixels).float().flatten(2).log_softmax(-1)
-        coordinates = self.coordinates(pixels).float()
+        logs = heatmaps.flatten(2).log_softmax(-1)
         rows, columns = (pixel_centres(count, coordinates) for count in coordinates.shape[-2:])
         places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
         # The coordinates learn from their labels only; as evidence they are detached.
@@ -143,7 +159,7 @@ class PixelHeads(nn.Module):
                 # Not len(): it would fix the batch of an exported network.
                 places.expand(pixels.shape[0], -1, -1, -1),
                 coordinates.detach(),
-                self.local(pixels).float(),
+                local,
             ],
             1,
         )
@@ -193,7 +209,9 @@ class Regressor(nn.Module):
         self.pyramid: Pyramid | None = None
         if info.auxiliary:
             joints = len(joint_set(info.joints))
-            self.pyramid = Pyramid(self.backbone.pyramid_channels())
+            self.finest = self.backbone.finest_level(info.size, CELLS)
+            channels = self.backbone.channels[self.finest :]
+            self.pyramid = Pyramid(channels)
             self.pixel_heads = PixelHeads(joints)
             # The global feature is narrowed so that it cannot drown what was found at the joints.
             self.summary = nn.Sequential(nn.Linear(features, 128), nn.ReLU(inplace=True))
@@ -210,7 +228,7 @@ class Regressor(nn.Module):
         features = stages[-1].mean((-1, -2))
         heatmaps = coordinates = None
         if self.pyramid is not None:
-            heatmaps, coordinates, evidence = self.pixel_heads(self.pyramid(stages))
+            heatmaps, coordinates, evidence = self.pixel_heads(self.pyramid(stages[self.finest :]))
             features = torch.cat([self.summary(features).float(), evidence], 1)
         features = features.float()
         return Prediction(self.regress(features), features, heatmaps, coordinates)
