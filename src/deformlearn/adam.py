@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deformlearn import runtime
 from deformlearn.body import BodyParameters, BodyTemplate
 from deformlearn.camera import Camera
+from deformlearn.compiling import Compiled, can_compile, compiled, say_time
 from deformlearn.config import RegistrationConfig
 from deformlearn.energy import Evidence, Weights, energy
 from deformlearn.estimate import Estimate
@@ -89,7 +85,7 @@ def _walk(
     """Adam on every person at once; returns the energies at the start of the last tenth."""
     optimiser = torch.optim.Adam(list(variables.tensors()), lr=rate, fused=True)
     last_tenth = torch.zeros_like(variables.log_scale)
-    compiling = function if isinstance(function, _Compiled) and function.fresh else None
+    compiling = function if isinstance(function, Compiled) and function.fresh else None
     begin = time.perf_counter()
     for step in range(steps):
         # Two drops of the step size settle what the large first steps keep shaking.
@@ -100,59 +96,16 @@ def _walk(
         found.sum().backward()
         optimiser.step()
         # The first step has compiled the way forth and back, if nothing failed.
-        if compiling is not None and step == 0 and compiling.function is not energy:
-            logging.getLogger(__name__).warning(
-                "registration: compile time %.0f s (torch keeps it for the next run)",
-                time.perf_counter() - begin,
-            )
+        if compiling is not None and step == 0 and not compiling.failed:
+            say_time(begin)
         if step <= math.ceil(0.9 * steps):
             last_tenth = found.detach()
     return last_tenth
 
 
-def decided(config: RegistrationConfig, people: int) -> RegistrationConfig:
-    """`compile = "auto"` settled: compilation takes as long as some 10,000 eager fits."""
-    if config.compile != "auto":
-        return config
-    return replace(config, compile="always" if people >= 20000 else "never")
-
-
 def energy_function(config: RegistrationConfig, device: torch.device) -> Callable[..., Tensor]:
     """The energy, eager or compiled as was `decided`."""
-    if config.compile != "always":
-        return energy
-    if device.type == "cpu" and not runtime.has_compiler():
-        warnings.warn(
-            "no C++ compiler or no Python.h: registration runs eagerly, at half the speed",
-            stacklevel=3,
-        )
-        return energy
-    return _compiled()
-
-
-class _Compiled:
-    """The energy, compiled; eager from the first failure on, with one warning."""
-
-    def __init__(self) -> None:
-        self.function: Callable[..., Tensor] = torch.compile(energy, dynamic=False)
-        self.fresh = True
-
-    def __call__(self, *arguments: Any) -> Tensor:
-        if not self.fresh:
-            return self.function(*arguments)
-        self.fresh = False
-        try:
-            with warnings.catch_warnings():
-                # The compiler talks of its own inner workings; nothing of it is the user's affair.
-                warnings.simplefilter("ignore")
-                return self.function(*arguments)
-        except RuntimeError as error:
-            self.function = energy
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"compilation failed, registration runs eagerly: {reason}", stacklevel=2)
-            return energy(*arguments)
-
-
-@lru_cache
-def _compiled() -> _Compiled:
-    return _Compiled()
+    if config.compile == "always" and can_compile(device):
+        # Batches are made to have few shapes.
+        return compiled(energy, dynamic=False)
+    return energy

@@ -128,7 +128,8 @@ class RegistrationConfig(_Checked):
     orient: bool = True
     """Start from the closed-form orientation (off: the rest pose facing the camera)."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """torch.compile of Adam's steps; auto compiles when the work outlasts the compilation."""
+    """torch.compile of the solver's steps; auto: when the work outlasts the compilation, which on a CPU
+    it does for Adam alone."""
 
 
 @dataclass(frozen=True)

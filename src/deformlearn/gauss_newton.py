@@ -6,6 +6,8 @@ People are independent: who gains nothing more leaves the batch.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
+from deformlearn.compiling import can_compile, compiled, say_time
+from deformlearn.config import RegistrationConfig
 from deformlearn.energy import Weights
 from deformlearn.least_squares import Problem, Theta, View
 from deformlearn.normal_equations import NormalEquations, Scratch, normal_equations
@@ -60,6 +64,46 @@ class _Walk(TensorData):
         return Descent(self.theta, self.here.energy, self.done)
 
 
+_Attempted = tuple[Theta, NormalEquations, Float[Tensor, "batch"]]
+Attempt = Callable[[BodyTemplate, _Walk, Weights, Scratch], _Attempted]
+"""What tries a step: `attempt`, or the same compiled."""
+
+
+def attempt(
+    template: BodyTemplate, walk: _Walk, weights: Weights, scratch: Scratch | None
+) -> _Attempted:
+    """Where a damped step leads: theta, its equations, and the gain that the model promised."""
+    step, promised = _solve(walk.here, walk.damping)
+    theta = walk.theta.moved(step)
+    return theta, normal_equations(template, walk.problem, theta, weights, scratch), promised
+
+
+def attempt_function(config: RegistrationConfig, device: torch.device) -> Attempt:
+    """`attempt`, eager or compiled as was decided: once, for any number of people and of points."""
+    if config.compile != "always" or not can_compile(device):
+        return attempt
+    function = compiled(attempt, dynamic=None)
+
+    def compiled_attempt(
+        template: BodyTemplate, walk: _Walk, weights: Weights, scratch: Scratch
+    ) -> _Attempted:
+        if len(walk.rows) == 1:  # a compiler makes code of its own for one
+            return attempt(template, walk, weights, scratch)
+        if not function.fresh:
+            return function(template, walk, weights, None)
+        for of_people in walk.tensors():
+            torch._dynamo.maybe_mark_dynamic(of_people, 0)
+        for of_points in walk.problem.by_point():
+            torch._dynamo.maybe_mark_dynamic(of_points, of_points.ndim - 1)
+        begin = time.perf_counter()
+        found = function(template, walk, weights, None)
+        if not function.failed:
+            say_time(begin)
+        return found
+
+    return compiled_attempt
+
+
 def descend(
     template: BodyTemplate,
     problem: Problem,
@@ -68,6 +112,7 @@ def descend(
     *,
     iterations: int,
     tolerance: float = 1e-3,
+    attempt: Attempt = attempt,
 ) -> Descent:
     """At most `iterations` steps; whom a step gains less than `tolerance` of the energy stops."""
     if iterations == 0:
@@ -81,7 +126,7 @@ def descend(
     result = Descent(theta, here.energy, nobody)
     walk = _Walk(people, problem, theta, here, damping, worse, nobody)
     for _ in range(iterations - 1):
-        walk = _step(template, walk, weights, tolerance, scratch)
+        walk = _step(template, walk, weights, tolerance, scratch, attempt)
         # Leaving costs a copy of those who stay: wait until a fifth of them can go together.
         if 5 * int(walk.done.sum()) >= len(walk.rows):
             result = _write(result, walk.rows, walk.reached, walk.done)
@@ -93,13 +138,16 @@ def descend(
 
 
 def _step(
-    template: BodyTemplate, walk: _Walk, weights: Weights, tolerance: float, scratch: Scratch
+    template: BodyTemplate,
+    walk: _Walk,
+    weights: Weights,
+    tolerance: float,
+    scratch: Scratch,
+    attempt: Attempt,
 ) -> _Walk:
     """One step of everyone, kept where it lowers the energy; then the damping follows the gain."""
     here = walk.here
-    step, promised = _solve(here, walk.damping)
-    theta = walk.theta.moved(step)
-    there = normal_equations(template, walk.problem, theta, weights, scratch)
+    theta, there, promised = attempt(template, walk, weights, scratch)
     gain = here.energy - there.energy
     # Whoever is done but still in the batch stays put: no one's result depends on the others.
     better = (gain > 0) & ~walk.done

@@ -92,6 +92,10 @@ class Problem(TensorData):
     marks: Float[Tensor, "batch joints 4 keypoints"]
     """w_j [X; 1] of the key points less that of the root: blends to root-relative depths."""
 
+    def by_point(self) -> tuple[Tensor, ...]:
+        """What has a column for each point."""
+        return self.rest, self.segments, self.hanging, self.target, self.dense, self.keypoint
+
     @staticmethod
     def of(template: BodyTemplate, points: BodyPoints, seen: Observations) -> Problem:
         """Everything that stays the same during a fit, looked up once."""

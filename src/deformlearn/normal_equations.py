@@ -12,6 +12,7 @@ of the matrix is zero, another stands in it twice, and the derivatives are the a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, combinations_with_replacement
@@ -110,9 +111,9 @@ def normal_equations(
     scratch: Scratch | None = None,
 ) -> NormalEquations:
     """Eq. 2 and its second-order model at theta (Geman-McClure by its tangent parabola)."""
-    scratch = (scratch or Scratch.of(problem))[: len(theta)]
-    view = View.of(template, problem, theta, weights)
     batch, n = theta.log_scales.shape
+    scratch = Scratch.of(problem) if scratch is None else scratch[:batch]
+    view = View.of(template, problem, theta, weights)
     gradient = view.energy.new_empty(batch, 4 * n + 3)
     matrix = gradient.new_empty(batch, 4 * n + 3, 4 * n + 3)
     # What moves x first, then what moves y, then what moves both.
@@ -181,17 +182,17 @@ def _image_rows(
     parts = parts.unflatten(1, (n, 3))
     parts *= problem.segments[:, :, None]
     pushed = _pushed(template, view.places[..., :2], hanging)
-    torch.add(parts[:, :, :2], pushed, out=pairs[:, :n])
-    _gather(template, parts)
+    _write(pairs[:, :n], torch.add, parts[:, :, :2], pushed)
+    parts = _gathered(template, parts)
     pivots = _pivots(view)
-    torch.addcmul(parts[:, :, 2], hanging, pivots[:, :, 2], value=-1, out=single[:, 1:])
+    _write(single[:, 1:], torch.addcmul, parts[:, :, 2], hanging, -pivots[:, :, 2])
     turned = pairs[:, n + 1 : -1]
-    torch.mul(hanging, pivots[:, :, 1], out=turned[:, :, 0])
+    _write(turned[:, :, 0], torch.mul, hanging, pivots[:, :, 1])
     turned[:, :, 0] -= parts[:, :, 1]
-    torch.addcmul(parts[:, :, 0], hanging, pivots[:, :, 0], value=-1, out=turned[:, :, 1])
+    _write(turned[:, :, 1], torch.addcmul, parts[:, :, 0], hanging, -pivots[:, :, 0])
     single[:, 0] = view.weight
-    torch.mul(view.seen, weight, out=pairs[:, n])
-    torch.mul(view.offset, weight, out=pairs[:, -1])
+    _write(pairs[:, n], torch.mul, view.seen, weight)
+    _write(pairs[:, -1], torch.mul, view.offset, weight)
     return scratch.rows
 
 
@@ -210,10 +211,10 @@ def _depth_rows(
     parts = parts * weight[:, None]
     descendants = tree_of(template.parents, parts.device).descendants.to(parts.dtype)
     hanging = descendants @ problem.marks[0, :, 3] * weight
-    rows = parts.new_zeros(len(parts), 3 * n + 3, parts.shape[-1])
+    rows = parts.new_zeros(parts.shape[0], 3 * n + 3, parts.shape[-1])
     pushed = _pushed(template, view.places[..., 2:], hanging)[:, :, 0]
     rows[:, 2 * n + 1 : -2] = -parts[:, :, 2] - pushed
-    _gather(template, parts)
+    parts = _gathered(template, parts)
     arms = parts[:, :, :2] - hanging[:, :, None] * _pivots(view)[:, :, :2]
     rows[:, :n], rows[:, n + 1 : 2 * n + 1] = arms.unbind(2)
     rows[:, -2], rows[:, -1] = -view.deep, -view.depth_offset
@@ -233,10 +234,25 @@ def _pushed(
     return torch.bmm(pushes.flatten(1, 2), hanging).unflatten(1, (-1, places.shape[-1]))
 
 
-def _gather(template: BodyTemplate, parts: Float[Tensor, "batch joints 3 points"]) -> None:
-    """Sums over everything that hangs on each joint, in place."""
+def _gathered(
+    template: BodyTemplate, parts: Float[Tensor, "batch joints 3 points"]
+) -> Float[Tensor, "batch joints 3 points"]:
+    """Sums over everything that hangs on each joint; `parts` is used up."""
+    if torch.compiler.is_compiling():
+        # One product: a compiler would make a kernel of every step down the tree.
+        descendants = tree_of(template.parents, parts.device).descendants.to(parts.dtype)
+        return (descendants @ parts.flatten(2)).unflatten(2, parts.shape[2:])
     for joint in reversed(range(1, len(template.parents))):
         parts[:, template.parents[joint]] += parts[:, joint]
+    return parts
+
+
+def _write(place: Tensor, function: Callable[..., Tensor], *operands: Tensor) -> None:
+    """Write what a function of torch finds into a part of a tensor, without a copy between."""
+    if torch.compiler.is_compiling():  # which knows no `out=` with gaps, and copies nothing
+        place.copy_(function(*operands))
+    else:
+        function(*operands, out=place)
 
 
 def _pivots(view: View) -> Float[Tensor, "batch joints 3 1"]:

@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from deformlearn.adam import decided
 from deformlearn.body import BodyTemplate
+from deformlearn.compiling import decided
 from deformlearn.config import RegistrationConfig
 from deformlearn.data.estimates import (
     Estimates,
@@ -153,7 +153,9 @@ def register_split(
                 where = torch.device(device)
                 moved = None if lifter is None else copy.deepcopy(lifter).to(where)
                 work = _Work(counted, template.to(where), moved, start, watch, text)
-                settled = decided(config, len(counted))  # a block alone would never pay for it
+                settled = decided(
+                    config, len(counted), where
+                )  # a block alone would never pay for it
                 _fit_blocks(work, [(blocks[number], files[number]) for number in mine], settled)
             with team.refuse_together():
                 if team.leads:

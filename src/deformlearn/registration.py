@@ -13,10 +13,11 @@ from deformlearn import adam, losses, runtime
 from deformlearn.allocation import keep_freed_memory
 from deformlearn.body import BodyTemplate, blend
 from deformlearn.camera import Crop
+from deformlearn.compiling import decided
 from deformlearn.config import RegistrationConfig
 from deformlearn.energy import Evidence, Weights, energy
 from deformlearn.estimate import Estimate, Quality, facing_share, view_transforms
-from deformlearn.gauss_newton import descend
+from deformlearn.gauss_newton import attempt_function, descend
 from deformlearn.least_squares import Problem, Theta
 from deformlearn.observations import Observations
 from deformlearn.orientation import oriented_start
@@ -53,10 +54,9 @@ def register(
     observations = _with_columns(observations, max(observations.points.shape[1], 1))
     device = observations.points.device
     size = config.batch
-    compiled = False
+    config = decided(config, people, device)
+    compiled = config.compile == "always"
     if config.solver == "adam":
-        config = adam.decided(config, people)
-        compiled = config.compile == "always"
         fit = _by_adam(template, config, device)
     else:
         fit = _by_gauss_newton(template, config, device)
@@ -68,7 +68,7 @@ def register(
     def register_batch(rows: Tensor) -> tuple[Estimate, Quality]:
         columns = max(int(used[rows[-1]]), 1)
         count = len(rows)
-        if compiled:  # few shapes in all: each costs a compilation
+        if compiled and config.solver == "adam":  # few shapes in all: each costs a compilation
             columns = max(1 << (columns - 1).bit_length(), _COLUMNS)
             rows = torch.cat([rows, rows[-1:].expand(size - count)])
         seen = _with_columns(observations[rows], columns)
@@ -87,8 +87,8 @@ def register(
     batches = order.split(size)
     parts = []
     done = 0
-    # Adam's batches use every core by themselves, as a GPU's do.
-    many = config.solver == "gauss-newton" and device.type == "cpu"
+    # Adam's batches use every core by themselves, as a GPU's and compiled ones do.
+    many = config.solver == "gauss-newton" and device.type == "cpu" and not compiled
     at_once = runtime.in_threads if many else map
     for rows, part in zip(batches, at_once(register_batch, batches), strict=True):
         parts.append(part)
@@ -134,6 +134,7 @@ def _by_gauss_newton(
     template: BodyTemplate, config: RegistrationConfig, device: torch.device
 ) -> _Fit:
     leading, soft = (Weights.of(config, device, first=first) for first in (True, False))
+    attempt = attempt_function(config, device)
 
     def fit(evidence: Evidence, start: Estimate, fresh: bool) -> _Found:
         problem = Problem.of(template, evidence.points, evidence.observations)
@@ -141,12 +142,12 @@ def _by_gauss_newton(
         if fresh and config.first_iterations:
             count = config.first_iterations
             theta = descend(
-                template, problem, theta, leading, iterations=count, tolerance=0.0
+                template, problem, theta, leading, iterations=count, tolerance=0.0, attempt=attempt
             ).theta
-        count = config.iterations
         found = descend(
-            template, problem, theta, soft, iterations=count, tolerance=config.tolerance
-        )
+            template, problem, theta, soft,
+            iterations=config.iterations, tolerance=config.tolerance, attempt=attempt,
+        )  # fmt: skip
         return _orthonormal(found.theta.estimate()), found.energy, found.converged
 
     return fit

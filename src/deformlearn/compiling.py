@@ -1,0 +1,93 @@
+"""torch.compile for the solvers: one line about its time, and an eager way out when it fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from deformlearn import runtime
+from deformlearn.config import RegistrationConfig
+
+_ADAM_EARNS_IT = 20_000
+"""People whose eager fits by Adam take about as long as compiling."""
+_GAUSS_NEWTON_EARNS_IT = 100_000
+"""The same for Gauss-Newton on CUDA: a guess until a GPU has run `benchmarks/gpu.sh`."""
+
+
+class Compiled:
+    """A function, compiled when it is first called; eager from a failure then on, with one warning."""
+
+    def __init__(self, function: Callable[..., Any], *, dynamic: bool | None) -> None:
+        self._eager = function
+        self._function = torch.compile(function, dynamic=dynamic)
+        self.fresh = True
+        """Not called yet."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the eager function is called instead."""
+        return self._function is self._eager
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self.fresh:
+            return self._function(*arguments)
+        self.fresh = False
+        try:
+            with warnings.catch_warnings():
+                # The compiler talks of its own inner workings; nothing of it is the user's affair.
+                warnings.simplefilter("ignore")
+                return self._function(*arguments)
+        except torch.OutOfMemoryError:
+            self.fresh = True  # says nothing about the compiler: smaller batches will come
+            raise
+        except RuntimeError as error:
+            self._function = self._eager
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"compilation failed, registration runs eagerly: {reason}", stacklevel=2)
+            return self._eager(*arguments)
+
+
+@lru_cache
+def compiled(function: Callable[..., Any], *, dynamic: bool | None) -> Compiled:
+    """The function, compiled once in this process."""
+    return Compiled(function, dynamic=dynamic)
+
+
+def decided(config: RegistrationConfig, people: int, device: torch.device) -> RegistrationConfig:
+    """`compile = "auto"` settled: where compiling takes less time than it saves.
+
+    On a CPU Gauss-Newton is never compiled: its products are, and the rest gets slower
+    (docs/decisions/0016).
+    """
+    if config.compile != "auto":
+        return config
+    if config.solver == "adam":
+        earned = people >= _ADAM_EARNS_IT
+    else:
+        earned = device.type == "cuda" and people >= _GAUSS_NEWTON_EARNS_IT
+    return replace(config, compile="always" if earned else "never")
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether there is what compiling needs; if not, a warning says so."""
+    if device.type != "cpu" or runtime.has_compiler():
+        return True
+    warnings.warn(
+        "no C++ compiler or no Python.h: registration runs eagerly, at half the speed", stacklevel=4
+    )
+    return False
+
+
+def say_time(begin: float) -> None:
+    """Say how long compiling took, with the first steps it was for."""
+    logging.getLogger(__name__).warning(
+        "registration: compile time %.0f s (torch keeps it for the next run)",
+        time.perf_counter() - begin,
+    )
