@@ -14,14 +14,13 @@ from deformlearn import lifter as lifting
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.shards import read_people, read_truth, splits
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import place
 from deformlearn.lifter import Lifter
 from deformlearn.progress import Watch
 from deformlearn.registering import register_split
 from deformlearn.rounds import _enough_for_all, deform_and_learn
-from deformlearn.stepping import NotFiniteError
 from deformlearn.workshop import load_split
 from kill_anywhere import compare
 from tiny_runs import TINY, write_people
