@@ -261,7 +261,9 @@ def test_a_pose_that_is_not_a_number_stops_the_training_and_is_named(template):
 def test_a_last_step_that_overflows_is_no_checkpoint_either(template):
     poses = dancing(template, 30)[..., :2]
     config = replace(SMALL, steps=1, learning_rate=1e38)
-    with pytest.raises(NotFiniteError, match=r"in step 1 of 1, at the key points of people [0-9]+, "):
+    with pytest.raises(
+        NotFiniteError, match=r"in step 1 of 1, at the key points of people [0-9]+, "
+    ):
         lifter.train(poses, torch.ones(30, 17), "h36m17", config)
 
 
