@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "deformlearn"
 ORDER = """
     errors allocation local_pages files matlab pickled_numpy unpickle torchfiles config runtime
-    compiling progress terminal pictures tensors joint_orders skeleton body camera estimate observations
+    memory compiling progress terminal pictures tensors joint_orders skeleton body camera estimate
+    observations
     losses metrics triangles limits raster meshes extremities landmarks rigs.__init__ rigs.rig
     rigs.tree rigs.names rigs.shape rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers
     rigs.gltf rigs.smpl anny_body templates nonrigid patches surface_fit surfaces chart_search
@@ -23,7 +24,7 @@ ORDER = """
     data.rotations data.posing data.gestures data.stances data.poses data.cloth data.outfits
     data.wardrobe data.scenery data.labels data.crowd data.darkroom data.staging data.scenes
     data.photographs distributed data.synthetic orientation energy adam least_squares
-    normal_equations gauss_newton registration fitted_points lifter backbone prefetch regressor
+    normal_equations gauss_newton registration fitted_points flat_poses lifter backbone prefetch regressor
     supervision stepping learning rundir findings protocols evaluation scoring data.streams
     own_joints parts registering workshop comparisons profiling rounds curve reports.__init__
     reports.tables reports.source reports.people reports.strips portraits reports.settings

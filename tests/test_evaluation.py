@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from deformlearn import evaluation
 from deformlearn.data.shards import Truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import camera_joints, camera_vertices
@@ -15,6 +16,7 @@ from deformlearn.evaluation import (
     score_joints,
     true_depths,
     true_joints,
+    vertex_errors,
 )
 from deformlearn.skeleton import JOINT_SETS
 
@@ -112,6 +114,41 @@ def test_people_are_scored_the_same_in_blocks_of_any_size(template, world, monke
     for action, row in wanted.items():
         assert by_action[action] == pytest.approx(row, rel=1e-5)
     assert together["raw"] > 10
+
+
+@pytest.fixture
+def cramped(monkeypatch):
+    """A device that holds the meshes of at most `room` people."""
+
+    def limit(room):
+        def small(template, estimate):
+            if len(estimate.camera.scale) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return camera_vertices(template, estimate)
+
+        monkeypatch.setattr(evaluation, "camera_vertices", small)
+
+    return limit
+
+
+def test_meshes_that_do_not_fit_are_scored_fewer_at_a_time(template, world, cramped, caplog):
+    estimate, _, truth, actions = world
+    guess = estimate[[1, 2, 3, 4, 5, 0]]
+    undisturbed = score_estimates(template, guess, truth, actions)
+    alone = vertex_errors(template, guess, truth.vertices_mm)
+    cramped(2)
+    assert score_estimates(template, guess, truth, actions).raw == pytest.approx(undisturbed.raw)
+    found = score_estimates(template, guess, truth, actions)
+    assert found.vertices == pytest.approx(undisturbed.vertices, rel=1e-5)
+    assert "out of memory: from now on 1 people at a time (CUDA out of memory)" in caplog.text
+    torch.testing.assert_close(vertex_errors(template, guess, truth.vertices_mm), alone)
+
+
+def test_a_mesh_that_does_not_fit_alone_is_refused(template, world, cramped):
+    estimate, _, truth, actions = world
+    cramped(0)
+    with pytest.raises(InputError, match="out of memory for one of the people"):
+        score_estimates(template, estimate, truth, actions)
 
 
 def test_no_row_for_a_lifter_that_could_not_lift_everyone(template, world):

@@ -1,10 +1,14 @@
 import io
+import logging
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from deformlearn import learning, regressor
 from deformlearn.config import AugmentConfig, RegressorConfig
+from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.learning import Training, one_cycle, train_head
 from deformlearn.regressor import build_network, predict_dataset
 from deformlearn.supervision import TrainingSet, all_losses, body_losses, training_examples
@@ -159,6 +163,160 @@ def test_the_head_phase_learns_and_the_next_round_goes_on_from_it(template, data
     assert after < 0.8 * before
     Training(net, data, template, replace(config, learning_rate=1e-5)).run()
     assert error() < 0.9 * before
+
+
+def broken_at(data, row):
+    """One person's key points are not numbers."""
+    keypoints = data.observations.keypoints.clone()
+    keypoints[row] = math.nan
+    return replace(data, observations=replace(data.observations, keypoints=keypoints))
+
+
+def test_a_head_that_cannot_learn_stops_with_the_step_and_the_rows(template, data):
+    """Steps that are not finite change nothing: an untrained head would be saved."""
+    config = replace(TINY, head_views=3, head_batch=2)
+    with pytest.raises(
+        NotFiniteError, match=r"head alone, .* in step [1-9] of 10, at training rows 5: "
+    ) as error:
+        train_head(network(template), broken_at(data, 5), template, config)
+    assert error.value.rows == [5]
+
+
+def test_the_last_steps_of_a_head_are_looked_at_too(template, data, monkeypatch):
+    """Where the loss is a number and its gradient none, the whole batch is named."""
+    monkeypatch.setattr(learning, "BETWEEN_CHECKS", 3)
+    steps = []
+
+    def clipped_step(optimizer, rate):
+        steps.append(rate)
+        return torch.tensor(math.inf if len(steps) == 10 else 1.0)
+
+    monkeypatch.setattr(learning, "clipped_step", clipped_step)
+    with pytest.raises(NotFiniteError, match=r"in step 10 of 10, at training rows \d, \d, "):
+        train_head(network(template), data, template, TINY)
+    assert len(steps) == 10
+
+
+def test_features_that_are_not_finite_name_their_images(template, data, monkeypatch):
+    forward = regressor.Regressor.forward
+
+    def broken(net, images):
+        found = forward(net, images)
+        features = found.features.clone()
+        features[[2, 6]] = math.nan
+        return replace(found, features=features)
+
+    monkeypatch.setattr(regressor.Regressor, "forward", broken)
+    with pytest.raises(NotFiniteError, match="is not finite at training rows 2, 6: "):
+        train_head(network(template), data, template, TINY)
+
+
+@pytest.fixture
+def cramped(monkeypatch):
+    """A device on which the ConvNet takes at most `room` images; how many it was asked for."""
+
+    def limit(room):
+        sizes, forward = [], regressor.Regressor.forward
+
+        def small(net, images):
+            sizes.append(len(images))
+            if len(images) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(net, images)
+
+        monkeypatch.setattr(regressor.Regressor, "forward", small)
+        return sizes
+
+    return limit
+
+
+def test_the_head_s_features_are_the_same_where_memory_is_short(
+    template, data, cramped, monkeypatch, caplog
+):
+    config = replace(TINY, head_steps=2)
+    whole, parts = network(template), network(template)
+    train_head(whole, data, template, config)
+    monkeypatch.setattr(learning, "_BLOCK", 8)
+    sizes = cramped(room=3)
+    with caplog.at_level(logging.WARNING):
+        train_head(parts, data, template, config)
+    assert sizes == [8, 4, *[2] * 8]
+    assert "out of memory: from now on 2 images at a time (CUDA out of memory)" in caplog.text
+    torch.testing.assert_close(parts.head.mean, whole.head.mean, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(parts.head.deviation, whole.head.deviation, atol=1e-2, rtol=1e-2)
+
+
+def test_a_step_of_the_head_has_the_same_gradient_in_parts(template, data):
+    net = network(template).eval()
+    labels = training_examples(data, template).labels
+    optimizer = torch.optim.SGD(net.head.parameters())
+    with torch.no_grad():
+        features = net(data.images).features
+    found = []
+    for size in (8, 3):
+        terms = learning._head_gradients(net, optimizer, template, TINY, features, labels, size)
+        found.append([*terms.tensors(), *(weight.grad for weight in net.head.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
+
+
+def test_a_step_of_the_head_that_does_not_fit_is_taken_in_parts(
+    template, data, monkeypatch, caplog
+):
+    sizes = []
+
+    def cramped(template, estimate, labels):
+        sizes.append(len(labels))
+        if len(labels) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return body_losses(template, estimate, labels)
+
+    monkeypatch.setattr(learning, "body_losses", cramped)
+    train_head(network(template), data, template, replace(TINY, head_steps=2))
+    assert sizes == [8, 4, *[2] * 8]
+    assert "out of memory: from now on 2 images at a time (CUDA out of memory)" in caplog.text
+
+
+def test_a_head_without_room_for_one_image_is_refused(template, data, cramped):
+    cramped(room=0)
+    with pytest.raises(InputError, match="out of memory for one of the images"):
+        train_head(network(template), data, template, TINY)
+
+
+def test_features_too_large_for_the_device_stay_in_ordinary_memory(
+    template, data, monkeypatch, caplog
+):
+    whole, sent = network(template), network(template)
+    train_head(whole, data, template, TINY)
+    to = learning.Labels.to
+
+    def full(labels, device):
+        if len(labels) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return to(labels, device)
+
+    monkeypatch.setattr(learning.Labels, "to", full)
+    train_head(sent, data, template, TINY)
+    assert "the head's features stay in ordinary memory (CUDA out of memory)" in caplog.text
+    assert_equal(sent, whole)
+
+
+def test_a_batch_is_made_again_when_a_full_device_has_room(template, data, monkeypatch, caplog):
+    whole, parts = network(template), network(template)
+    Training(whole, data, template, TINY).run_epoch()
+    made, calls = learning._examples, []
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made(*arguments)
+
+    monkeypatch.setattr(learning, "_examples", full)
+    Training(parts, data, template, TINY).run_epoch()
+    assert len(calls) == 3
+    assert "no batch is made before the last is used" in caplog.text
+    assert_equal(parts, whole)
 
 
 def test_the_step_size_rises_to_its_peak_and_falls_to_nearly_nothing():

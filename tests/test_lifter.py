@@ -1,11 +1,13 @@
+import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from deformlearn import lifter
+from deformlearn import flat_poses, lifter
 from deformlearn.config import LifterConfig
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.observations import Observations, no_points
 from deformlearn.skeleton import JOINT_SETS, rotation_from_axis_angle
 
@@ -40,7 +42,7 @@ def dancing(template, people, seed=0):
 
 def test_normalised_poses_have_their_root_at_the_origin_and_mean_distance_one(template):
     poses = dancing(template, 8)[..., :2] * 50 + 7
-    normal = lifter.normalise(poses, torch.ones(8, 17), H36M)
+    normal = flat_poses.normalise(poses, torch.ones(8, 17), H36M)
     torch.testing.assert_close(normal.poses[:, 0], torch.zeros(8, 2))
     torch.testing.assert_close(normal.poses[:, 1:].norm(dim=-1).mean(1), torch.ones(8))
     again = normal.poses * normal.size[:, None, None] + poses[:, :1]
@@ -53,8 +55,8 @@ def test_hidden_key_points_count_for_nothing(template):
     weights[:, 3] = 0
     spoiled = poses.clone()
     spoiled[:, 3] = 99.0
-    first = lifter.normalise(poses, weights, H36M)
-    second = lifter.normalise(spoiled, weights, H36M)
+    first = flat_poses.normalise(poses, weights, H36M)
+    second = flat_poses.normalise(spoiled, weights, H36M)
     torch.testing.assert_close(first.poses, second.poses)
     torch.testing.assert_close(first.size, second.size)
 
@@ -77,7 +79,7 @@ def test_the_network_is_kudo_s():
 def test_a_full_turn_is_the_same_view_and_a_half_turn_its_mirror(template):
     pose = dancing(template, 3)
     for angle, sign in ((2 * math.pi, 1.0), (math.pi, -1.0)):
-        seen = lifter.turned_view(
+        seen = flat_poses.turned_view(
             pose[..., :2], pose[..., 2], torch.full((3,), angle), torch.zeros(3)
         )
         torch.testing.assert_close(seen[..., 0], sign * pose[..., 0], rtol=1e-4, atol=1e-5)
@@ -91,7 +93,7 @@ def test_views_agree_with_turning_the_true_pose(template):
     x = c[:, None] * pose[..., 0] + s[:, None] * pose[..., 2]
     z = -s[:, None] * pose[..., 0] + c[:, None] * pose[..., 2]
     y = pose[..., 1] * tilts.cos()[:, None] - z * tilts.sin()[:, None]
-    seen = lifter.turned_view(pose[..., :2], pose[..., 2], turns, tilts)
+    seen = flat_poses.turned_view(pose[..., :2], pose[..., 2], turns, tilts)
     torch.testing.assert_close(seen, torch.stack([x, y], -1))
 
 
@@ -105,8 +107,8 @@ def test_the_heuristic_likes_the_true_depth_and_not_its_mirror(template, name):
         poses[:, joints.index("nose")] += rotation_from_axis_angle(yaw)[:, :, 2] * torch.tensor(
             [0.1, 0, -0.1]
         )
-    right = lifter.backwards(poses[..., :2], poses[..., 2], joints)
-    wrong = lifter.backwards(poses[..., :2], -poses[..., 2], joints)
+    right = flat_poses.backwards(poses[..., :2], poses[..., 2], joints)
+    wrong = flat_poses.backwards(poses[..., :2], -poses[..., 2], joints)
     assert right.max() < 1e-3
     # seen straight from the front or the back, the mirror image has no sideways depth to tell it by
     assert wrong.max() > 0.5
@@ -172,8 +174,6 @@ def test_a_half_pose_gets_depths_only_from_a_lifter_that_knows_half_poses(templa
     weights = batch.keypoint_weights.clone()
     weights[0, H36M.index("left_ankle")] = 0
     weights[1, H36M.index("pelvis")] = 0
-    from dataclasses import replace
-
     batch = replace(batch, keypoint_weights=weights)
     for hidden, expected in ((0.0, [False, False]), (0.3, [True, False])):
         config = replace(SMALL, hidden=hidden)
@@ -241,3 +241,61 @@ def test_a_symmetric_lifter_reads_a_pose_and_its_mirror_alike(template):
     flipped = poses[:, H36M.mirror, :] * torch.tensor([-1.0, 1.0, 1.0])
     there, back = made.lift(observe(poses)).depths, made.lift(observe(flipped)).depths
     torch.testing.assert_close(there, back[:, H36M.mirror], rtol=1e-4, atol=1e-5)
+
+
+def test_a_pose_that_is_not_a_number_stops_the_training_and_is_named(template):
+    """Before the chunk is reported: a broken state must never become a checkpoint."""
+    poses, weights = dancing(template, 30)[..., :2], torch.ones(30, 17)
+    weights[3] = 0  # left out: rows are those of the caller all the same
+    poses[7, 4] = math.nan
+    config = replace(SMALL, steps=2 * lifter.CHUNK)
+    kept = []
+    with pytest.raises(
+        NotFiniteError, match=r"not finite in step [1-9] of 500, at the key points of people 7: "
+    ) as error:
+        lifter.train(poses, weights, "h36m17", config, after_chunk=kept.append)
+    assert error.value.rows == [7]
+    assert kept == []
+
+
+def test_a_last_step_that_overflows_is_no_checkpoint_either(template):
+    poses = dancing(template, 30)[..., :2]
+    config = replace(SMALL, steps=1, learning_rate=1e38)
+    with pytest.raises(
+        NotFiniteError, match=r"in step 1 of 1, at the key points of people [0-9]+, "
+    ):
+        lifter.train(poses, torch.ones(30, 17), "h36m17", config)
+
+
+def cramped(monkeypatch, room):
+    """A device that judges at most so many poses at once; the sizes it was asked for."""
+    sizes, forward = [], lifter.PoseNetwork.forward
+
+    def small(network, x):
+        sizes.append(len(x))
+        if network.last.out_features == 1 and len(x) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(network, x)
+
+    monkeypatch.setattr(lifter.PoseNetwork, "forward", small)
+    return sizes
+
+
+def test_a_batch_of_poses_too_large_for_the_memory_is_taken_in_parts(template, monkeypatch, caplog):
+    poses, weights = dancing(template, 60)[..., :2], torch.ones(60, 17)
+    config = replace(SMALL, steps=6, hidden=0.2)
+    whole = lifter.train(poses, weights, "h36m17", config)
+    sizes = cramped(monkeypatch, room=5)
+    with caplog.at_level(logging.WARNING):
+        parts = lifter.train(poses, weights, "h36m17", config)
+    for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert "out of memory: from now on 4 2D poses at a time (CUDA out of memory.)" in caplog.text
+    assert sizes[:8] == [16, 16, 8, 8, 4, 4, 4, 4]
+    assert set(sizes[4:]) == {4}
+
+
+def test_a_device_without_room_for_one_pose_is_refused(template, monkeypatch):
+    cramped(monkeypatch, room=0)
+    with pytest.raises(InputError, match="out of memory for one of the 2D poses"):
+        lifter.train(dancing(template, 30)[..., :2], torch.ones(30, 17), "h36m17", SMALL)

@@ -1,9 +1,12 @@
+import logging
 import threading
+import time
 
 import pytest
 import torch
 
-from deformlearn.prefetch import ahead, sent
+from deformlearn.errors import InputError
+from deformlearn.prefetch import ahead, made_ahead, sent
 
 CPU = torch.device("cpu")
 
@@ -50,6 +53,48 @@ def test_for_a_gpu_one_item_is_made_while_another_is_used(monkeypatch):
     assert made[1].wait(10)
     assert not made[2].is_set()
     several.close()
+
+
+class Room:
+    """A device that holds so many batches: each made and not yet used is one."""
+
+    def __init__(self, room):
+        self.room, self.used, self.made = room, 0, []
+
+    def make(self, item):
+        if len(self.made) - self.used >= self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+        self.made.append(item)
+        return 10 * item
+
+    def use(self, items, where):
+        for found in made_ahead(self.make, items, where):
+            yield found
+            self.used += 1
+
+
+def test_what_is_made_ahead_comes_in_its_order(where):
+    assert list(made_ahead(lambda item: 10 * item, range(20), where)) == list(range(0, 200, 10))
+
+
+def test_without_room_for_the_next_batch_each_is_made_when_the_last_is_used(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    device = Room(1)
+    found = []
+    with caplog.at_level(logging.WARNING):
+        for item in device.use(range(6), torch.device("cuda")):
+            # The thread has tried to make the next one meanwhile.
+            found.append(item)
+            time.sleep(0.05)
+    assert found == list(range(0, 60, 10))
+    assert device.made == list(range(6))
+    assert len(caplog.records) == 1
+    assert "no batch is made before the last is used (CUDA out of memory.)" in caplog.text
+
+
+def test_a_batch_that_does_not_fit_alone_is_refused(where):
+    with pytest.raises(InputError, match="out of memory for one of the batches"):
+        list(Room(0).use(range(3), where))
 
 
 def test_tensors_stay_what_they_are_on_their_way():

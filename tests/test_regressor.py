@@ -299,7 +299,7 @@ def test_a_device_without_room_for_one_image_is_refused(network, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(type(network), "forward", full)
-    with pytest.raises(InputError, match="out of memory for one image"):
+    with pytest.raises(InputError, match="out of memory for one of the images"):
         predict_dataset(network.train(), images(3), batch=2)
     assert network.training
 

@@ -11,17 +11,17 @@ import torch
 from rich.console import Console
 
 from deformlearn import lifter as lifting
+from deformlearn import workshop
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.shards import read_people, read_truth, splits
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import place
 from deformlearn.lifter import Lifter
 from deformlearn.progress import Watch
 from deformlearn.registering import register_split
 from deformlearn.rounds import _enough_for_all, deform_and_learn
-from deformlearn.stepping import NotFiniteError
 from deformlearn.workshop import load_split
 from kill_anywhere import compare
 from tiny_runs import TINY, write_people
@@ -261,6 +261,117 @@ def test_a_loss_that_is_not_finite_names_the_people_and_the_last_good_checkpoint
     )
     assert kept.exists()
     assert set(epochs) == {0, 1}
+
+
+def test_a_pose_that_is_not_a_number_stops_the_lifter_and_names_the_person(
+    people, template, tmp_path, monkeypatch
+):
+    """No reader lets one in: it is planted in what was read."""
+
+    def spoiled(*arguments, **options):
+        split = load_split(*arguments, **options)
+        seen = split.people.observations
+        keypoints = seen.keypoints.clone()
+        keypoints[3, 5] = torch.nan
+        observations = replace(seen, keypoints=keypoints)
+        return replace(split, people=replace(split.people, observations=observations))
+
+    monkeypatch.setattr("deformlearn.rounds.load_split", spoiled)
+    out = tmp_path / "run"
+    with pytest.raises(
+        InputError,
+        match=r"lifter's .*step \d of 30, .* people 3: .*; these are train-003; no checkpoint",
+    ):
+        deform_and_learn(people, out, QUICK, template)
+    assert not (out / "lifter.safetensors").exists()
+    assert not list(out.glob("checkpoints/*"))
+
+
+def test_the_last_good_state_of_a_lifter_is_kept_and_named(people, template, tmp_path, monkeypatch):
+    monkeypatch.setattr("deformlearn.lifter.CHUNK", 2)
+    step = lifting._step
+
+    def diverging(training, *arguments):
+        rows, judged = step(training, *arguments)
+        return rows, judged * torch.nan if training.step == 20 else judged
+
+    monkeypatch.setattr("deformlearn.lifter._step", diverging)
+    out = tmp_path / "run"
+    kept = out / "checkpoints" / "lifter-0.pt"
+    with pytest.raises(InputError, match=f"in step 20 of 30.*the last good checkpoint is {kept}"):
+        deform_and_learn(people, out, QUICK, template)
+    monkeypatch.undo()
+    state = torch.load(io.BytesIO(kept.read_bytes()), weights_only=True)
+    assert state["step"] == 16
+
+
+def test_a_head_that_is_not_finite_names_the_people_and_the_last_good_checkpoint(
+    people, template, tmp_path, monkeypatch
+):
+    def train_head(*_, **__):
+        raise NotFiniteError("the loss of the head is not finite", [4])
+
+    monkeypatch.setattr("deformlearn.workshop.train_head", train_head)
+    out = tmp_path / "run"
+    kept = out / "checkpoints" / "learn-1.pt"
+    message = f"of the head is not finite; these are train-004; the last good checkpoint is {kept}$"
+    with pytest.raises(InputError, match=message):
+        deform_and_learn(people, out, QUICK, template)
+    assert kept.exists()
+    assert not (out / "round-1" / "network.safetensors").exists()
+
+
+def test_comparisons_on_a_full_gpu_take_fewer_people_at_a_time(
+    people, template, finished, tmp_path, monkeypatch, caplog
+):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    lines = (out / "metrics.jsonl").read_text().splitlines()[:7]
+    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    shutil.rmtree(out / "full 3D supervision")
+    tried = []
+
+    def cramped(name):
+        whole = getattr(workshop, name)
+
+        def small(template, seen, crop, config, *arguments, **options):
+            tried.append((name, config.batch))
+            if config.batch > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(template, seen, crop, config, *arguments, **options)
+
+        monkeypatch.setattr(workshop, name, small)
+
+    cramped("with_own_joints")
+    cramped("register")
+    deform_and_learn(people, out, replace(QUICK, baselines=True), template)
+    assert tried[:2] == [("with_own_joints", 4), ("with_own_joints", 2)]
+    assert ("register", 4) in tried
+    assert "out of memory: from now on 2 people at a time (CUDA out of memory)" in caplog.text
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (out, finished)
+    )
+    assert [one["stage"] for one in ours] == [one["stage"] for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        if one["stage"].startswith("control"):
+            for name in ("raw", "bone_sum", "true_size", "aligned"):
+                assert one["scores"][name] == pytest.approx(other["scores"][name], rel=1e-3)
+
+
+def test_a_person_who_does_not_fit_alone_ends_a_comparison(
+    people, template, finished, tmp_path, monkeypatch
+):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    lines = (out / "metrics.jsonl").read_text().splitlines()[:7]
+    (out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr("deformlearn.workshop.register", full)
+    with pytest.raises(InputError, match="out of memory for one of the people"):
+        deform_and_learn(people, out, replace(QUICK, baselines=True), template)
 
 
 def test_a_profile_is_told_and_changes_nothing(people, template, finished, tmp_path):

@@ -12,12 +12,11 @@ import torch
 from deformlearn import stepping
 from deformlearn.config import AugmentConfig, RegressorConfig
 from deformlearn.distributed import Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.learning import Training
 from deformlearn.regressor import build_network
 from deformlearn.stepping import (
     LARGEST_GRADIENT,
-    NotFiniteError,
     Stepper,
     clipped_step,
     compiles,

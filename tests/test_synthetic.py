@@ -370,6 +370,37 @@ def test_the_way_of_a_gpu_makes_the_labels_of_the_others(made, tmp_path, monkeyp
             torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
 
 
+def test_people_who_do_not_fit_on_a_gpu_are_photographed_fewer_at_once(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(synthetic, "_made", synthetic._batched)
+    monkeypatch.setattr(synthetic, "_BATCH_ON_GPU", 4)
+    config = replace(SMALL, train=5, test=0)
+    synthesize(tmp_path / "whole", config, device="cpu")
+    sizes = []
+
+    def cramped(scripts, size, where):
+        sizes.append(len(scripts))
+        if len(scripts) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return photograph(scripts, size, where)
+
+    monkeypatch.setattr(synthetic, "photograph", cramped)
+    room = 2
+    synthesize(tmp_path / "parts", config, device="cpu")
+    assert sizes[:4] == [4, 2, 2, 1]
+    assert "out of memory: from now on 2 images at a time (CUDA out of memory)" in caplog.text
+    ours, theirs = (shards.read_people(tmp_path / name, "train") for name in ("parts", "whole"))
+    assert ours.keys == theirs.keys
+    for first, second in zip(
+        ours.observations.tensors(), theirs.observations.tensors(), strict=True
+    ):
+        torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+    room = 0
+    with pytest.raises(InputError, match="out of memory for one of the images"):
+        synthesize(tmp_path / "none", config, device="cpu")
+
+
 def test_the_processes_of_a_team_make_the_folder_of_one(made, tmp_path, monkeypatch):
     folder, _ = made
     monkeypatch.setattr(synthetic, "SHARD", 3)

@@ -12,12 +12,12 @@ from deformlearn.estimate import Estimate
 from deformlearn.evaluation import true_depths, true_joints
 from deformlearn.learning import TrainingSet
 from deformlearn.lifter import Lifter
-from deformlearn.own_joints import with_own_joints
 from deformlearn.registration import keep_best
 from deformlearn.skeleton import joint_set, rotation_from_axis_angle
 from deformlearn.workshop import (
     Workshop,
     learn,
+    lift_people,
     predict_split,
     register_people,
     say_scores,
@@ -58,11 +58,7 @@ def _control(shop: Workshop, lifter: Lifter, stage: str, *, own_fit: bool) -> No
     first = read_estimates(folder.round_path(1, "estimates.parquet"), shop.template)
     if first.quality is None:
         raise InputError(f"{folder.path} has round-1 estimates without quality; delete round-1")
-    people, config = shop.train.people, shop.config.registration
-    seen = with_own_joints(
-        shop.template, people.observations.to(shop.device), people.crop.to(shop.device), config,
-        lifter.to(shop.device),
-    ).to("cpu")  # fmt: skip
+    seen, config = lift_people(shop, lifter), shop.config.registration
     best = (first.estimate, first.quality)
     for again in range(1, shop.config.rounds):
         begin = best[0] if own_fit else _other_start(shop, again)

@@ -15,6 +15,7 @@ from deformlearn.data.shards import Truth
 from deformlearn.distributed import ALONE, Team, by_blocks
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, camera_joints, camera_vertices
+from deformlearn.memory import Portion
 from deformlearn.metrics import JointErrors, bone_sum, joint_errors, vertex_error
 from deformlearn.observations import Observations
 from deformlearn.skeleton import JointSet, joint_set
@@ -115,17 +116,18 @@ def score_estimates(
 ) -> Scores:
     """Errors of estimates against the truth, where the template is; a team shares the people."""
     device = template.vertices.device
+    portion = Portion(_CHUNK, "people")
+
+    def errors_of(several: Int[Tensor, "rows"]) -> Errors:
+        guess, true = estimate[several].to(device), truth.take(several.tolist())
+        joints = camera_joints(template, guess, PROTOCOL_JOINTS) * 1000
+        vertices = None
+        if true.vertices_mm is not None:
+            vertices = _vertex_errors(template, guess, true.vertices_mm)
+        return Errors(_joint_errors(template, joints, true), vertices).to("cpu")
 
     def errors(rows: Int[Tensor, "rows"]) -> Errors:
-        parts = []
-        for several in rows.split(_CHUNK):
-            guess, true = estimate[several].to(device), truth.take(several.tolist())
-            joints = camera_joints(template, guess, PROTOCOL_JOINTS) * 1000
-            vertices = None
-            if true.vertices_mm is not None:
-                vertices = vertex_errors(template, guess, true.vertices_mm)
-            parts.append(Errors(_joint_errors(template, joints, true), vertices).to("cpu"))
-        return concatenate(parts)
+        return concatenate(list(portion.over(rows, errors_of)))
 
     return _scores(by_blocks(team, len(actions), _CHUNK, errors), actions)
 
@@ -134,13 +136,21 @@ def vertex_errors(
     template: BodyTemplate, estimate: Estimate, vertices_mm: Float[Tensor, "people vertices 3"]
 ) -> Float[Tensor, "people"]:
     """PVE of each person (mm), against true vertices relative to the pelvis."""
-    parts = []
-    for first in range(0, len(vertices_mm), _CHUNK):
-        rows = slice(first, first + _CHUNK)
-        root = camera_joints_origin(template, estimate[rows])
-        mesh = (camera_vertices(template, estimate[rows]) - root) * 1000
-        parts.append(vertex_error(mesh, vertices_mm[rows].to(mesh)))
-    return torch.cat(parts)
+
+    def errors(rows: Int[Tensor, "rows"]) -> Float[Tensor, "rows"]:
+        here = rows.to(estimate.camera.scale.device)
+        return _vertex_errors(template, estimate[here], vertices_mm[rows.to(vertices_mm.device)])
+
+    everyone = torch.arange(len(vertices_mm))
+    return torch.cat(list(Portion(_CHUNK, "people").over(everyone, errors)))
+
+
+def _vertex_errors(
+    template: BodyTemplate, estimate: Estimate, vertices_mm: Float[Tensor, "people vertices 3"]
+) -> Float[Tensor, "people"]:
+    root = camera_joints_origin(template, estimate)
+    mesh = (camera_vertices(template, estimate) - root) * 1000
+    return vertex_error(mesh, vertices_mm.to(mesh))
 
 
 def camera_joints_origin(template: BodyTemplate, estimate: Estimate) -> Float[Tensor, "people 1 3"]:

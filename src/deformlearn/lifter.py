@@ -22,10 +22,12 @@ from torch.nn.functional import leaky_relu, softplus
 
 from deformlearn import runtime
 from deformlearn.config import LifterConfig
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError, listed
 from deformlearn.files import write_atomically
+from deformlearn.flat_poses import NormalisedPoses, backwards, hide, normalise, turned_view
+from deformlearn.memory import Portion
 from deformlearn.observations import Observations
-from deformlearn.skeleton import JointSet, convert_keypoints, joint_set, same_places
+from deformlearn.skeleton import convert_keypoints, joint_set, same_places
 
 CHUNK = 250
 """Steps between two checkpoints; each chunk has a random stream of its own."""
@@ -54,34 +56,6 @@ class PoseNetwork(nn.Module):
         second = leaky_relu(self.hidden[1](first), _SLOPE)
         third = leaky_relu(self.hidden[2](second) + first, _SLOPE)
         return self.last(third)
-
-
-@dataclass(frozen=True, eq=False)
-class NormalisedPoses:
-    """2D poses about their root, of mean root distance one."""
-
-    poses: Float[Tensor, "batch joints 2"]
-    visible: Bool[Tensor, "batch joints"]
-    size: Float[Tensor, "batch"]
-    """The mean distance that was divided out; depths times this are in the poses' own unit."""
-
-
-def normalise(
-    keypoints: Float[Tensor, "batch joints 2"],
-    weights: Float[Tensor, "batch joints"],
-    joints: JointSet,
-) -> NormalisedPoses:
-    """Root at the origin, mean distance of the other visible key points to it one; hidden at 0."""
-    visible = weights > 0
-    root = keypoints[:, joints.root_indices].mean(1, keepdim=True)
-    centred = torch.where(visible[..., None], keypoints - root, 0.0)
-    others = torch.ones(len(joints), device=keypoints.device)
-    if len(joints.root_indices) == 1:
-        others[joints.root_indices[0]] = 0
-    counted = visible * others
-    size = (centred.norm(dim=-1) * counted).sum(-1) / counted.sum(-1).clamp_min(1)
-    size = size.clamp_min(1e-6)
-    return NormalisedPoses(centred / size[:, None, None], visible, size)
 
 
 class Lifter(nn.Module):
@@ -146,6 +120,8 @@ class LifterTraining:
     average: Lifter
     discriminator: PoseNetwork
     optimisers: tuple[torch.optim.Optimizer, torch.optim.Optimizer]
+    portion: Portion
+    """Poses of a batch that fit in memory at once; no part of a checkpoint."""
     step: int = 0
     accuracy: float = 0.5
 
@@ -194,7 +170,8 @@ def start_training(
         )
         for network in (lifter, opponent)
     )
-    return LifterTraining(lifter, average, opponent, optimisers)  # type: ignore[arg-type]
+    portion = Portion(config.batch, "2D poses")
+    return LifterTraining(lifter, average, opponent, optimisers, portion)  # type: ignore[arg-type]
 
 
 def train(
@@ -209,7 +186,8 @@ def train(
 ) -> Lifter:
     """A lifter trained on 2D poses alone; poses with a missing key point are left out.
 
-    Raises an InputError when fewer than two whole poses are left.
+    Raises an InputError when fewer than two whole poses are left, and a NotFiniteError, whose rows are
+    people, before a chunk with a loss that is not finite is reported.
     """
     whole = (weights > 0).all(-1)
     if int(whole.sum()) < 2:
@@ -219,7 +197,9 @@ def train(
             f"(--lifter FILE)"
         )
     poses = normalise(keypoints[whole], weights[whole], joint_set(joints)).poses
+    people = whole.nonzero()[:, 0]
     if config.mirror:
+        people = people.repeat(2)
         flip = poses.new_tensor([-1.0, 1.0])
         poses = torch.cat([poses, poses[:, joint_set(joints).mirror, :] * flip])
     training = start_training(joints, config, seed, poses.device)
@@ -227,8 +207,9 @@ def train(
         training.restore(resume)
     while training.step < config.steps:
         chunk = runtime.generator(seed, training.step)
-        for _ in range(min(CHUNK, config.steps - training.step)):
-            _step(training, poses, config, chunk)
+        count = min(CHUNK, config.steps - training.step)
+        taken = [_step(training, poses, config, chunk) for _ in range(count)]
+        _check_finite(training, taken, people, config.steps)
         if after_chunk is not None:
             after_chunk(training)
     return training.average if config.average > 0 else training.lifter
@@ -236,33 +217,25 @@ def train(
 
 def _step(
     training: LifterTraining, poses: Tensor, config: LifterConfig, generator: torch.Generator
-) -> None:
-    """One update of the generator and the discriminator, each unless the throttle holds it."""
-    joints = joint_set(training.lifter.joints)
+) -> tuple[Tensor, Tensor]:
+    """One update of the generator and the discriminator, each unless the throttle holds it.
+
+    Returns the poses' rows, and of each what the discriminator said: of its fake view and of itself.
+    """
     rows = torch.randint(len(poses), (config.batch,), generator=generator).to(poses.device)
     real = poses[rows]
-    seen = _hide(real, joints, config.hidden, generator)
-    depths = training.lifter(seen.poses, seen.visible) * seen.size[:, None]
+    seen = hide(real, joint_set(training.lifter.joints), config.hidden, generator)
     turns = torch.rand(config.batch, generator=generator).to(poses) * 2 * math.pi
     tilts = torch.randn(config.batch, generator=generator).to(poses) * config.elevation
-    fake = turned_view(real, depths, turns, tilts)
-
-    optimise_lifter, optimise_opponent = training.optimisers
-    judged_fake = training.discriminator(fake.flatten(1))
-    judged_real = training.discriminator(real.flatten(1))
-    accuracy = ((judged_real > 0).float().mean() + (judged_fake < 0).float().mean()).item() / 2
+    judged = training.portion.fitting(
+        lambda size: _gradients(training, config, real, seen, turns, tilts, size)
+    )
+    accuracy = ((judged[:, 1] > 0).float().mean() + (judged[:, 0] < 0).float().mean()).item() / 2
     lowest, highest = _THROTTLE
+    optimise_lifter, optimise_opponent = training.optimisers
     if accuracy >= lowest:
-        loss = softplus(-judged_fake).mean()
-        loss = loss + config.heuristic_weight * backwards(real, depths, joints).mean()
-        optimise_lifter.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(training.lifter.parameters()))
         optimise_lifter.step()
     if accuracy <= highest:
-        judged_fake = training.discriminator(fake.detach().flatten(1))
-        loss = softplus(-judged_real).mean() + softplus(judged_fake).mean()
-        optimise_opponent.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(training.discriminator.parameters()))
         optimise_opponent.step()
     training.step += 1
     training.accuracy = accuracy
@@ -273,50 +246,58 @@ def _step(
             training.average.parameters(), training.lifter.parameters(), strict=True
         ):
             mean.lerp_(now, 1 - decay)
+    return rows, judged
 
 
-def turned_view(
-    poses: Float[Tensor, "batch joints 2"],
-    depths: Float[Tensor, "batch joints"],
-    turns: Float[Tensor, "batch"],
-    tilts: Float[Tensor, "batch"],
-) -> Float[Tensor, "batch joints 2"]:
-    """The lifted pose seen after a turn about the vertical (and a tilt about the horizontal) axis."""
-    x, y = poses.unbind(-1)
-    cosine, sine = turns.cos()[:, None], turns.sin()[:, None]
-    across, away = x * cosine + depths * sine, depths * cosine - x * sine
-    return torch.stack([across, y * tilts.cos()[:, None] - away * tilts.sin()[:, None]], -1)
+def _gradients(
+    training: LifterTraining,
+    config: LifterConfig,
+    real: Tensor,
+    seen: NormalisedPoses,
+    turns: Tensor,
+    tilts: Tensor,
+    size: int,
+) -> Float[Tensor, "batch 2"]:
+    """Those of both networks' mean losses, `size` poses at a time; what the discriminator said."""
+    for optimiser in training.optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    joints, judged = joint_set(training.lifter.joints), []
+    for first in range(0, len(real), size):
+        part = slice(first, first + size)
+        poses = real[part]
+        depths = training.lifter(seen.poses[part], seen.visible[part]) * seen.size[part, None]
+        fake = turned_view(poses, depths, turns[part], tilts[part])
+        judged_fake = training.discriminator(fake.flatten(1))[:, 0]
+        loss = softplus(-judged_fake) + config.heuristic_weight * backwards(poses, depths, joints)
+        (loss.sum() / len(real)).backward(inputs=list(training.lifter.parameters()))
+        judged_fake = training.discriminator(fake.detach().flatten(1))[:, 0]
+        judged_real = training.discriminator(poses.flatten(1))[:, 0]
+        loss = softplus(-judged_real) + softplus(judged_fake)
+        (loss.sum() / len(real)).backward(inputs=list(training.discriminator.parameters()))
+        judged.append(torch.stack([judged_fake, judged_real], 1).detach())
+    return torch.cat(judged)
 
 
-def backwards(
-    poses: Float[Tensor, "batch joints 2"], depths: Float[Tensor, "batch joints"], joints: JointSet
-) -> Float[Tensor, "batch"]:
-    """How far a lifted person faces the wrong way for their shoulders (Kudo's heuristic), 0 to 1.
-
-    It rules out the mirrored solution, which every other term likes as well.
-    """
-    ground = torch.stack([depths, poses[..., 0]], -1)
-    start = [joints.index(a) for a, _ in joints.facing]
-    end = [joints.index(b) for _, b in joints.facing]
-    forward = (ground[:, end] - ground[:, start]).sum(1)
-    across = ground[:, joints.index("right_shoulder")] - ground[:, joints.index("left_shoulder")]
-    cross = forward[:, 0] * across[:, 1] - forward[:, 1] * across[:, 0]
-    lengths = (forward.square().sum(-1) + 1e-6).sqrt() * (across.square().sum(-1) + 1e-6).sqrt()
-    return (-cross / lengths).clamp_min(0)
-
-
-def _hide(
-    poses: Tensor, joints: JointSet, share: float, generator: torch.Generator
-) -> NormalisedPoses:
-    """Poses with some key points hidden, normalised over the rest; the root always stays."""
-    visible = torch.ones(poses.shape[:2], device=poses.device)
-    if share <= 0:
-        return NormalisedPoses(poses, visible > 0, torch.ones_like(poses[:, 0, 0]))
-    # Half of the poses stay whole: they are what most images show.
-    rate = share * (torch.rand(len(poses), 1, generator=generator) < 0.5)
-    visible = (torch.rand(poses.shape[:2], generator=generator) >= rate).to(poses)
-    visible[:, joints.root_indices] = 1
-    return normalise(poses, visible, joints)
+def _check_finite(
+    training: LifterTraining, taken: list[tuple[Tensor, Tensor]], people: Tensor, steps: int
+) -> None:
+    """Stop where a step was not finite. A device is waited for: once a chunk, before it is kept."""
+    broken = ~torch.stack([judged for _, judged in taken]).isfinite().all(-1)
+    weights = [*training.lifter.parameters(), *training.discriminator.parameters()]
+    last = torch.zeros_like(broken)
+    last[-1] = ~nn.utils.get_total_norm(weights).isfinite()  # its update is not judged yet
+    found = (broken | last).nonzero()
+    if len(found) == 0:
+        return
+    step = int(found[0, 0])
+    rows = taken[step][0][(broken | last)[step]]
+    guilty = sorted(set(people[rows].tolist()))
+    raise NotFiniteError(
+        f"the lifter's loss or its gradient is not finite in step "
+        f"{training.step - len(taken) + step + 1} of {steps}, at the key points of people "
+        f"{listed(guilty)}: look at what these rows say, or take a smaller learning rate",
+        guilty,
+    )
 
 
 def save_lifter(lifter: Lifter, path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 
+from deformlearn.memory import Portion, reason_of, say
+
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -29,6 +32,29 @@ def ahead(items: Iterable[T], where: torch.device) -> Iterator[T]:
         while (item := coming.result()) is not end:
             coming = maker.submit(next, iterator, end)
             yield item
+
+
+def made_ahead(make: Callable[[S], T], items: Iterable[S], where: torch.device) -> Iterator[T]:
+    """`make` of each item, `ahead` for as long as the device has room for the next beside this one.
+
+    From then on each is made when its turn comes; one that does not fit alone is an InputError.
+    """
+    full = False
+
+    def attempt(item: S) -> tuple[S, T | None]:
+        nonlocal full
+        if not full:
+            try:
+                return item, make(item)
+            except torch.OutOfMemoryError as error:
+                full, reason = True, reason_of(error)
+            say("from now on no batch is made before the last is used", reason)
+        return item, None
+
+    for item, made in ahead(map(attempt, items), where):
+        if made is None:
+            (made,) = Portion(1, "batches").over([item], lambda one: make(one[0]))
+        yield made
 
 
 def sent(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:

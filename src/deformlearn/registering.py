@@ -42,6 +42,7 @@ from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.files import AnyPath
 from deformlearn.lifter import Lifter
+from deformlearn.memory import Portion
 from deformlearn.own_joints import with_own_joints
 from deformlearn.parts import parts_folder
 from deformlearn.prefetch import ahead
@@ -215,6 +216,7 @@ def _fit_blocks(
     work: _Work, blocks: Sequence[tuple[range, Path]], config: RegistrationConfig
 ) -> None:
     """Fit each block into its file; the last is written meanwhile and, for a GPU, the next is read."""
+    portion = Portion(config.batch, "people")
     source = ahead(_read(work, [block for block, _ in blocks]), work.device)
     done, writing = 0, None
     with (
@@ -223,7 +225,7 @@ def _fit_blocks(
     ):
         for (people, start), (_, file) in zip(source, blocks, strict=True):
             progress = partial(_advance, advance, done)
-            found, config = _fit_within_memory(work, people, start, config, progress)
+            found = portion.fitting(partial(_fit, work, people, start, config, progress))
             done += len(people)
             if writing is not None:
                 writing.result()  # no more than one block waits to be written
@@ -259,39 +261,15 @@ def _check_same_people(keys: Sequence[str], found: Sequence[str], path: Path) ->
             )
 
 
-def _fit_within_memory(
-    work: _Work,
-    people: People,
-    start: Estimate | None,
-    config: RegistrationConfig,
-    progress: Advance,
-) -> tuple[Estimates, RegistrationConfig]:
-    """The fits of a block, and the configuration they took: a full GPU halves the batch."""
-    while True:
-        try:
-            return _fit(work, people, start, config, progress), config
-        except torch.OutOfMemoryError as error:
-            if config.batch == 1:
-                raise InputError(
-                    f"one person does not fit in the memory of {work.device} "
-                    f"({str(error).splitlines()[0]}); use a larger device, or --device cpu"
-                ) from error
-        # Only here is the failed attempt's memory let go of.
-        torch.cuda.empty_cache()
-        config = replace(config, batch=config.batch // 2)
-        work.watch.say(
-            f"{work.device} is out of memory with {2 * config.batch} people at once; "
-            f"going on with {config.batch}"
-        )
-
-
 def _fit(
     work: _Work,
     people: People,
     start: Estimate | None,
     config: RegistrationConfig,
     progress: Advance,
+    batch: int,
 ) -> Estimates:
+    config = replace(config, batch=batch)
     seen, crop = people.observations.to(work.device), people.crop.to(work.device)
     seen = with_own_joints(work.template, seen, crop, config, work.lifter)
     begin = None if start is None else start.to(work.device)

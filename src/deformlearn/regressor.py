@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from deformlearn.data.augment import pixel_centres
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.files import write_atomically
+from deformlearn.memory import Portion
 from deformlearn.prefetch import ahead, sent
 from deformlearn.runtime import autocast
 from deformlearn.skeleton import SEGMENTS, joint_set
@@ -322,18 +323,9 @@ def predictions(
     batch = batch or at_once(where)
     keep_freed_memory()
     network = network.for_prediction().to(where)
+    portion = Portion(batch, "images")
     for pixels in ahead((sent(several, where) for several in images.split(batch)), where):
-        rest = pixels
-        while len(rest):
-            try:
-                found = _predicted(network, rest[:batch])
-            except torch.OutOfMemoryError as error:
-                found, reason = None, str(error).splitlines()[0]
-            if found is None:
-                batch = _half(batch, reason)
-                continue
-            rest = rest[batch:]
-            yield found
+        yield from portion.over(pixels, partial(_predicted, network))
 
 
 def at_once(where: torch.device) -> int:
@@ -346,17 +338,6 @@ def _predicted(network: Regressor, pixels: Tensor) -> Prediction:
     with autocast(pixels.device):
         found = network(pixels.contiguous(memory_format=torch.channels_last))
     return replace(found, estimate=right_handed(found.estimate))
-
-
-def _half(batch: int, reason: str) -> int:
-    if batch == 1:
-        raise InputError(f"out of memory for one image ({reason}); free the device, or give cpu")
-    logging.getLogger(__name__).warning(
-        "out of memory: from now on %d images at a time (%s)", batch // 2, reason
-    )
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return batch // 2
 
 
 def save_network(network: Regressor, path: Path) -> None:

@@ -36,6 +36,7 @@ from deformlearn.workshop import (
     Workshop,
     learn,
     load_split,
+    naming,
     predict_split,
     say_scores,
     score,
@@ -185,8 +186,9 @@ def _lifter(shop: Workshop, given: Path | None) -> Lifter:
 
 def _train_lifter(shop: Workshop, kept: dict | None) -> Lifter:
     config, folder = shop.config.lifter, shop.folder
-    seen = shop.train.people.observations.to(shop.device)
-    with shop.watch.stage("lifter", config.steps) as advance:
+    seen = shop.train.people.observations
+    everyone = range(len(seen))
+    with shop.watch.stage("lifter", config.steps) as advance, naming(shop, everyone, "lifter"):
 
         def after_chunk(training: lifting.LifterTraining) -> None:
             advance(training.step)
@@ -194,8 +196,8 @@ def _train_lifter(shop: Workshop, kept: dict | None) -> Lifter:
                 folder.save_checkpoint("lifter", 0, training.state())
 
         return lifting.train(
-            seen.keypoints,
-            seen.keypoint_weights,
+            seen.keypoints.to(shop.device),
+            seen.keypoint_weights.to(shop.device),
             seen.joints,
             config,
             seed=shop.config.seed,

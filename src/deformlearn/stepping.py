@@ -20,7 +20,8 @@ from deformlearn.body import BodyTemplate
 from deformlearn.config import RegressorConfig
 from deformlearn.data.augment import Examples
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError, listed
+from deformlearn.memory import reason_of, say
 from deformlearn.regressor import Regressor
 from deformlearn.runtime import autocast, has_compiler
 from deformlearn.supervision import Losses, all_losses
@@ -32,16 +33,8 @@ LARGEST_GRADIENT = 5.0
 _LONG = 2000
 """Steps of a round from which compiling the network on CUDA earns its minute."""
 
-_BETWEEN_CHECKS = 50
+BETWEEN_CHECKS = 50
 """Steps between two looks at what a CUDA device found: each makes the host wait."""
-
-
-class NotFiniteError(InputError):
-    """A gradient was not finite; `rows` of the training set are the likely reason."""
-
-    def __init__(self, message: str, rows: list[int]) -> None:
-        super().__init__(message)
-        self.rows = rows
 
 
 class Stepper:
@@ -115,7 +108,7 @@ class Stepper:
         All processes have the same gradient, so they stop at the same step.
         """
         done = len(self._rows)
-        if self.device.type == "cuda" and done % _BETWEEN_CHECKS and done < steps:
+        if self.device.type == "cuda" and done % BETWEEN_CHECKS and done < steps:
             return
         step = int(self._first)
         if step < 0:
@@ -125,11 +118,10 @@ class Stepper:
         broken, batch = zip(*self.team.gather((guilty.tolist(), mine.tolist())), strict=True)
         # The whole batch where only its gradient overflowed.
         rows = sorted(row for own in (broken if any(broken) else batch) for row in own)
-        listed = ", ".join(map(str, rows[:8])) + (" and more" if len(rows) > 8 else "")
         good = f"the checkpoint of epoch {epoch} is good" if epoch else "no epoch is finished"
         raise NotFiniteError(
             f"the loss or its gradient is not finite in step {step + 1} of {steps} of epoch "
-            f"{epoch + 1}, at training rows {listed}; {good}: "
+            f"{epoch + 1}, at training rows {listed(rows)}; {good}: "
             f"look at what these rows say, or take a smaller learning rate",
             rows,
         )
@@ -156,7 +148,7 @@ class Stepper:
             try:
                 return self._accumulate(examples)
             except torch.OutOfMemoryError as error:
-                reason = str(error).splitlines()[0]
+                reason = reason_of(error)
             # Out of `except`: there, the error still holds the activations.
             self._halve(reason)
 
@@ -196,11 +188,7 @@ class Stepper:
                 f"free the device, or take a smaller network or smaller images"
             )
         self.parts *= 2
-        logging.getLogger(__name__).warning(
-            "out of memory: a batch is now taken in %d parts (%s)", self.parts, reason
-        )
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        say(f"a batch is now taken in {self.parts} parts", reason)
 
     def _agree_on_parts(self, examples: Examples) -> None:
         """Try one batch without the others: whoever stops in the middle of a step stops all."""
@@ -212,7 +200,7 @@ class Stepper:
                 self._accumulate(examples, alone=True)
                 break
             except torch.OutOfMemoryError as error:
-                reason = str(error).splitlines()[0]
+                reason = reason_of(error)
             self._halve(reason)
         self.network.train(training)
         self.parts = max(self.team.gather(self.parts))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,15 @@ from deformlearn.data.estimates import Estimates, write_estimates
 from deformlearn.data.images import Images, load_images
 from deformlearn.data.shards import People, Truth, read_people, read_truth
 from deformlearn.distributed import ALONE, Team, by_blocks
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.estimate import Estimate, Quality
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import AnyPath
 from deformlearn.learning import Losses, Training, TrainingSet, train_head
+from deformlearn.lifter import Lifter
+from deformlearn.memory import Portion
 from deformlearn.observations import Observations
+from deformlearn.own_joints import with_own_joints
 from deformlearn.progress import Watch
 from deformlearn.registering import block_size
 from deformlearn.registration import register
@@ -34,7 +40,6 @@ from deformlearn.regressor import (
     save_network,
 )
 from deformlearn.rundir import RunFolder
-from deformlearn.stepping import NotFiniteError
 from deformlearn.tensors import TensorData, combine, concatenate
 
 _EACH_ITS_OWN = 2**30
@@ -126,24 +131,43 @@ def register_people(
     people = len(seen)
     crop = shop.train.people.crop
     size = block_size(people, config.batch)
+    portion = Portion(config.batch, "people")
+
+    def fit_block(block: Int[Tensor, "rows"], batch: int) -> Fits:
+        estimate, quality = register(
+            shop.template,
+            seen[block].to(shop.device),
+            crop[block].to(shop.device),
+            replace(config, batch=batch),
+            start=None if start is None else start[block].to(shop.device),
+        )
+        return Fits(estimate.to("cpu"), quality.to("cpu"))
 
     def fit(rows: Int[Tensor, "rows"]) -> Fits:
         found = []
         for block in rows.split(size):
-            estimate, quality = register(
-                shop.template,
-                seen[block].to(shop.device),
-                crop[block].to(shop.device),
-                config,
-                start=None if start is None else start[block].to(shop.device),
-            )
-            found.append(Fits(estimate.to("cpu"), quality.to("cpu")))
+            found.append(portion.fitting(partial(fit_block, block)))
             advance(sum(map(len, found)))
         return concatenate(found)
 
     with shop.watch.stage(stage, math.ceil(people / shop.team.size)) as advance:
         fits = by_blocks(shop.team, people, size, fit)
     return fits.estimate, fits.quality
+
+
+def lift_people(shop: Workshop, lifter: Lifter) -> Observations:
+    """What is seen of the training people, with lifted depths, on the CPU; as `register_split` lifts."""
+    people, config = shop.train.people, shop.config.registration
+    portion = Portion(config.batch, "people")
+
+    def lift(block: Int[Tensor, "rows"], batch: int) -> Observations:
+        seen, crop = people.observations[block].to(shop.device), people.crop[block].to(shop.device)
+        some = replace(config, batch=batch)
+        return with_own_joints(shop.template, seen, crop, some, lifter).to("cpu")
+
+    lifter.to(shop.device)
+    blocks = torch.arange(len(people)).split(block_size(len(people), config.batch))
+    return concatenate([portion.fitting(partial(lift, block)) for block in blocks])
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +188,10 @@ def learn(
     history = _train(shop, network, data, stage, round_)
     config = shop.config.regressor
     if config.head_steps > 0:
-        with shop.watch.stage(f"round {round_}: {stage}, head alone", 1):
+        with (
+            shop.watch.stage(f"round {round_}: {stage}, head alone", 1),
+            naming(shop, shop.train.readable, stage, round_),
+        ):
             train_head(
                 network, data, shop.template, config,
                 seed=shop.config.seed, round_number=round_, team=shop.team,
@@ -199,14 +226,28 @@ def _train(
             shop.folder.save_checkpoint(stage, round_, {**now.state_dict(), "history": history})
             advance(now.epoch)
 
-        try:
+        with naming(shop, shop.train.readable, stage, round_):
             training.run(on_epoch)
-        except NotFiniteError as error:
-            keys = [shop.train.people.keys[row] for row in shop.train.readable[error.rows[:8]]]
-            kept_at = shop.folder.last_checkpoint(stage, round_)
-            where = "" if kept_at is None else f"; the last good checkpoint is {kept_at}"
-            raise InputError(f"{error}; these are {', '.join(keys)}{where}") from error
     return history
+
+
+@contextmanager
+def naming(
+    shop: Workshop, people: Sequence[int] | Tensor, stage: str, round_: int = 0
+) -> Iterator[None]:
+    """Where a loss is not finite, the training people are named, and the last good checkpoint.
+
+    `people` says which person each row of the work is.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        keys = [shop.train.people.keys[people[row]] for row in error.rows[:8]]
+        kept = shop.folder.last_checkpoint(stage, round_)
+        good = (
+            "no checkpoint is kept yet" if kept is None else f"the last good checkpoint is {kept}"
+        )
+        raise InputError(f"{error}; these are {', '.join(keys)}; {good}") from error
 
 
 def start_network(shop: Workshop, before: Path | None) -> Regressor:

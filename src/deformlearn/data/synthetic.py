@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ from deformlearn.data.shards import (
 from deformlearn.data.staging import Script, Studio, direct
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
+from deformlearn.memory import Portion
 from deformlearn.runtime import start_worker
 
 SPLITS = ("train", "val", "test")
@@ -239,13 +241,15 @@ def _batched(
     Other processes draw the next tasks, and threads here label and compress the last one meanwhile.
     """
     stage = Stage.on(where)
+    portion = Portion(_BATCH_ON_GPU, "images")
     pending: list[Future[tuple[Row, TruthRow]]] = []
     with (
         contextlib.closing(_mapped(_draw, tasks, workers)) as drawn,
         ThreadPoolExecutor() as threads,
     ):
         for task, scripts in zip(tasks, drawn, strict=True):
-            shots = photograph(scripts, task.config.size, stage)
+            taken = partial(photograph, size=task.config.size, where=stage)
+            shots = [shot for some in portion.over(scripts, taken) for shot in some]
             indices = range(task.start, task.stop)
             rows = [
                 threads.submit(to_row, task.config, task.split, index, script, shot, stage.studio)
