@@ -99,13 +99,17 @@ def write_people(
 
 def command(data: Path, out: Path, *words: str, processes: int = 1, restarts: int = 0) -> list[str]:
     """The command line of a tiny run, by one process or by several."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        # A port of its own for every run: several may be tested at once.
-        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        launcher += ["--max-restarts", str(restarts)]
+    launcher = [sys.executable] if processes == 1 else torchrun(processes, restarts)
     return [*launcher, __file__, str(data), str(out), *words]
+
+
+def torchrun(processes: int, restarts: int = 0) -> list[str]:
+    """What starts a script in several processes."""
+    # A port of its own for every run: several may be tested at once.
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--max-restarts", str(restarts),
+    ]  # fmt: skip
 
 
 def run(data: Path, out: Path, *words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:

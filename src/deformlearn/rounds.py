@@ -67,7 +67,7 @@ def deform_and_learn(
     """
     with RunFolder(out, team=team, watch=watch) as folder:
         shop = _open(data, folder, config, template, lifter, watch)
-        if profile:
+        if team.tell(profile):
             _profile(shop)
         found_lifter = _lifter(shop, lifter)
         _references(shop, found_lifter)

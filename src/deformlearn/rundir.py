@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from deformlearn import runtime
+from deformlearn.agreement import agree, differences, said
 from deformlearn.config import RunConfig
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
@@ -29,7 +30,7 @@ from deformlearn.progress import QUIET, Watch
 
 _WHERE_IT_RUNS = ("device", "workers", "baselines", "compile")
 """Settings that may differ when a run is gone on with."""
-_ONE_PROCESS = ("device", "workers", "path")
+ONE_PROCESS = ("device", "workers", "path")
 """What may differ between the processes of one run: each machine may have its own copy of the data."""
 _DIGEST = 16
 """Bytes at the end of a checkpoint that tell whether it is whole."""
@@ -88,14 +89,7 @@ class RunFolder:
         `shards` tells by name which version of each the data set has.
         """
         wanted = json.loads(json.dumps({"config": asdict(config), "data": data}))
-        mine = {**wanted, "shards": shards}
-        first = self.team.tell(mine)
-        with self.team.refuse_together():
-            if changes := _differences(first, mine, ignored=_ONE_PROCESS):
-                raise InputError(
-                    f"process {self.team.rank} was given something else than process 0 "
-                    f"({'; '.join(changes[:4])}); give all the same options and data"
-                )
+        agree(self.team, {**wanted, "shards": shards}, ignored=ONE_PROCESS)
         with self.team.refuse_together():
             if self.team.leads:
                 self._claim(wanted)
@@ -125,10 +119,10 @@ class RunFolder:
             write_atomically(self.path / "versions.json", versions.encode())
             write_atomically(path, json.dumps(wanted, indent=2).encode())
             return
-        changes = _differences(_read_json(path), wanted, ignored=_WHERE_IT_RUNS)
+        changes = differences(_read_json(path), wanted, ignored=_WHERE_IT_RUNS)
         if changes:
             raise InputError(
-                f"{self.path} holds a run of another configuration ({'; '.join(changes[:4])}); "
+                f"{self.path} holds a run of another configuration ({said(changes)}); "
                 f"give the same options to go on with it, or another --out"
             )
 
@@ -251,24 +245,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"cannot read {path}: it holds no JSON object")
     return found
-
-
-def _differences(found: Any, wanted: Any, name: str = "", *, ignored: tuple[str, ...]) -> list[str]:
-    """Where two nested dictionaries disagree, as `a.b: 1 became 2`."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(found.keys() | wanted.keys())
-        parts = [
-            _differences(
-                found.get(key),
-                wanted.get(key),
-                f"{name}.{key}" if name else key,
-                ignored=ignored,
-            )
-            for key in keys
-            if key not in ignored
-        ]
-        return [change for part in parts for change in part]
-    return [] if found == wanted else [f"{name}: {found} became {wanted}"]
 
 
 def _change(before: dict | None, now: dict | None) -> str:
