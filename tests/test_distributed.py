@@ -18,7 +18,7 @@ from deformlearn.distributed import ALONE, Team, by_blocks, together
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from kill_anywhere import compare
-from tiny_runs import command, one_thread, run, write_people
+from tiny_runs import command, mark_of_death, one_thread, run, write_people
 
 # Lone processes ----------------------------------------------------------------------------------
 
@@ -180,13 +180,20 @@ def test_whoever_is_killed_the_run_ends_the_same(people, both, tmp_path):
     """A process: torchrun starts all again. Torchrun itself: its processes end, the command goes on."""
     out = tmp_path / "run"
     log = tmp_path / "log"
+    # By themselves, so that it is there and nowhere else: one in the midst of its blocks, with those of
+    # the other beside them, and the one that writes, after a checkpoint that is not the last.
+    moments = ("round-1/estimates.parquet.parts/000001.parquet", "checkpoints/learn-1.pt")
     with open(log, "w") as file:
-        words = command(people, out, processes=2, restarts=3)
+        words = command(
+            people, out, f"1:kill={moments[0]}", f"0:kill={moments[1]}", processes=2, restarts=3
+        )
         launcher = subprocess.Popen(words, stdout=file, stderr=file, env=one_thread())
         try:
-            wait_for(out / "checkpoints" / "learn-1.pt", launcher)
+            for moment in moments:
+                wait_for(mark_of_death(out, moment), launcher)
+            wait_for(out / "checkpoints" / "learn-2.pt", launcher)
             os.kill(process_of(launcher.pid, 1), signal.SIGKILL)
-            wait_for(out / "round-2" / "estimates.parquet", launcher)
+            wait_for(out / "round-2" / "network.safetensors", launcher)
         finally:
             launcher.kill()
             launcher.wait()

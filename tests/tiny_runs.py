@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -126,8 +127,29 @@ def one_thread() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+def die_after(out: Path, name: str) -> None:
+    """Have this process killed when it has put this file of the run in its place; once in all starts."""
+    died, replace = mark_of_death(out, name), os.replace
+
+    def replace_and_die(source, target) -> None:
+        replace(source, target)
+        if Path(target) == out / name and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace_and_die
+
+
+def mark_of_death(out: Path, name: str) -> Path:
+    """Is there when a process was killed at this file."""
+    return out.with_name(f"{out.name} {name.replace('/', ' ')}")
+
+
 def main(data: str, out: str, *words: str) -> None:
-    """Do a tiny run. `word=value` changes the configuration; `1:word=value` that of process 1 alone."""
+    """Do a tiny run. `word=value` changes the configuration; `1:word=value` that of process 1 alone.
+
+    `kill=FILE` is where the process is killed.
+    """
     rank = os.environ.get("RANK", "0")
     config, chosen = TINY, Path(data)
     for word in words:
@@ -137,6 +159,8 @@ def main(data: str, out: str, *words: str) -> None:
             continue
         if name == "data":
             chosen = Path(value)
+        elif name == "kill":
+            die_after(Path(out), value)
         elif name == "batch":
             config = replace(config, regressor=replace(config.regressor, batch=int(value)))
         else:
