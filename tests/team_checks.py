@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +25,8 @@ from deformlearn.data.synthetic import synthesize
 from deformlearn.distributed import Team, together
 from deformlearn.errors import InputError
 from deformlearn.registering import register_split
+from deformlearn.rounds import deform_and_learn
+from disks import no_larger_file
 from tiny_runs import TINY, write_people
 
 PEOPLE = SyntheticConfig(train=2, val=0, test=1, size=32, points=10)
@@ -34,18 +35,6 @@ ONE_SHARD = replace(PEOPLE, test=0)
 ONE_BLOCK = 3
 """People of a split that one process fits at once."""
 FITS = TINY.registration
-
-
-@contextlib.contextmanager
-def no_larger_file(most: int | None) -> Iterator[None]:
-    """Refuse this process to write files larger than so many bytes, as a disk that is full would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if most is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def synth(out: Path, team: Team, config: SyntheticConfig = PEOPLE) -> int:
@@ -98,6 +87,9 @@ def check(name: str, out: Path, team: Team) -> int | None:
             return synth(out / "synth, no space for one", team)
         case "demo, other seed":
             demo(folder, team, seed=int(other))
+        case "run, nothing for one":
+            data = out / "nothing" if other else many
+            deform_and_learn(data, folder, TINY, octahedra(), team=team)
         case "register, one block":
             return fit(few, folder, team)
         case "register, other settings":
@@ -125,6 +117,7 @@ CHECKS = (
     "synth, no space for one",
     "synth, space again",
     "demo, other seed",
+    "run, nothing for one",
     "register, one block",
     "register, other settings",
     "register, other split",

@@ -126,6 +126,14 @@ def test_what_one_was_given_otherwise_is_named_before_anything_is_written(togeth
     assert not (out / work).exists()
 
 
+def test_what_one_process_alone_cannot_read_ends_all(together):
+    out, said_by = together
+    for one in said_by:
+        wanted = f"{out / 'nothing'} is not a data set: it has no dataset.json"
+        assert one["run, nothing for one"].startswith(wanted)
+    assert not (out / "run, nothing for one" / "config.json").exists()
+
+
 @pytest.mark.parametrize(
     ("work", "missing"),
     [

@@ -247,9 +247,11 @@ def test_processes_with_other_options_and_data_are_refused_with_what_differs(peo
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_what_one_process_alone_cannot_read_ends_all(people, tmp_path):
-    line = refusal(people, tmp_path / "run", f"1:data={tmp_path / 'nothing'}")
-    assert "no dataset.json" in line
+def test_a_disk_that_is_full_for_the_one_that_writes_ends_all(people, tmp_path):
+    """In the midst of learning, when the others wait for its gradients."""
+    line = refusal(people, tmp_path / "run", "0:most=1000000")
+    file = tmp_path / "run" / "checkpoints" / "learn-1.pt"
+    assert line == f"refused by 0: cannot write {file}: File too large; choose another place"
 
 
 def test_the_command_says_once_that_a_gpu_is_missing(tmp_path):

@@ -9,6 +9,7 @@ same does.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -32,6 +33,7 @@ from deformlearn.observations import Observations
 from deformlearn.progress import Watch
 from deformlearn.rounds import deform_and_learn
 from deformlearn.skeleton import joint_set
+from disks import no_larger_file
 
 TINY = RunConfig(
     rounds=2,
@@ -148,8 +150,9 @@ def mark_of_death(out: Path, name: str) -> Path:
 def main(data: str, out: str, *words: str) -> None:
     """Do a tiny run. `word=value` changes the configuration; `1:word=value` that of process 1 alone.
 
-    `kill=FILE` is where the process is killed.
+    `kill=FILE` is where the process is killed, `most=BYTES` the largest file that it may write.
     """
+    files = contextlib.ExitStack()
     rank = os.environ.get("RANK", "0")
     config, chosen = TINY, Path(data)
     for word in words:
@@ -161,6 +164,8 @@ def main(data: str, out: str, *words: str) -> None:
             chosen = Path(value)
         elif name == "kill":
             die_after(Path(out), value)
+        elif name == "most":
+            files.enter_context(no_larger_file(int(value)))
         elif name == "batch":
             config = replace(config, regressor=replace(config.regressor, batch=int(value)))
         else:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from deformlearn.agreement import differences, said
 from deformlearn.distributed import Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, remedy
 from deformlearn.files import write_atomically
 
 _RESTART = 10.0
@@ -49,7 +49,9 @@ def _own(parts: Path, lock: FileLock, recipe: dict[str, Any], *, patience: float
             f"another process is working in {parts}; wait for it, or give another --out"
         ) from None
     except OSError as error:
-        raise InputError(f"cannot write in {parts}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot write in {parts}: {error.strerror or error}; {remedy(error)}"
+        ) from error
     path = parts / "recipe.json"
     if not path.exists():
         write_atomically(path, json.dumps(recipe, indent=1).encode())

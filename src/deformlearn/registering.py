@@ -41,7 +41,7 @@ from deformlearn.data.tables import column, facts, read_table, row_count
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
-from deformlearn.files import AnyPath
+from deformlearn.files import AnyPath, naming
 from deformlearn.lifter import Lifter
 from deformlearn.own_joints import with_own_joints
 from deformlearn.parts import parts_folder
@@ -138,7 +138,9 @@ def register_split(
     made_of = _made_of(recipe, older, alone)
     fitted = 0
     parts = out.with_name(f"{out.name}.parts")
-    if team.tell(_is_finished(out, alone, made_of)):
+    with team.refuse_together():
+        finished = team.leads and _is_finished(out, alone, made_of)
+    if team.tell(finished):
         if team.leads:  # killed when all was done but the parts were still there
             shutil.rmtree(parts, ignore_errors=True)
     else:
@@ -358,8 +360,9 @@ def _losses(path: Path) -> np.ndarray:
 
 def _is_finished(out: Path, alone: Path | None, made_of: str) -> bool:
     """Whether the very same work was done before."""
-    if not out.exists() or not (alone is None or alone.exists()):
-        return False
+    with naming(out):
+        if not all(path.exists() for path in filter(None, (out, alone))):
+            return False
     with contextlib.suppress(InputError):  # what cannot be read is written anew
         return read_about(out).get("made_of") == made_of
     return False

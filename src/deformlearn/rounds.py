@@ -100,6 +100,7 @@ def _open(
         if lifter is not None:
             lifting.load_lifter(lifter)
             described["lifter"] = hashlib.blake2b(lifter.read_bytes(), digest_size=8).hexdigest()
+        shards(data, "observations", "train")  # without any, nothing is begun
         versions = shard_versions(data)
         has_test = "test" in splits(data)
     folder.begin(config, described, versions)

@@ -24,8 +24,8 @@ from deformlearn import runtime
 from deformlearn.agreement import agree, differences, said
 from deformlearn.config import RunConfig
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError
-from deformlearn.files import write_atomically
+from deformlearn.errors import InputError, remedy
+from deformlearn.files import naming, write_atomically
 from deformlearn.progress import QUIET, Watch
 
 _WHERE_IT_RUNS = ("device", "workers", "baselines", "compile")
@@ -75,7 +75,9 @@ class RunFolder:
                 f"another process is working in {self.path}; wait for it, or choose another folder"
             ) from None
         except OSError as error:
-            raise InputError(f"cannot write in {self.path}: {error.strerror or error}") from error
+            raise InputError(
+                f"cannot write in {self.path}: {error.strerror or error}; {remedy(error)}"
+            ) from error
         clear_parts(self.path)
 
     def __exit__(self, *_: object) -> None:
@@ -129,10 +131,12 @@ class RunFolder:
     def records(self) -> list[dict[str, Any]]:
         """Everything measured so far, in order."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
+        with naming(path, "read"):
+            if not path.exists():
+                return []
+            lines = path.read_text("utf-8", errors="replace").splitlines()
         found = []
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             if not line:
                 continue
             try:
@@ -162,7 +166,8 @@ class RunFolder:
                 lines = [json.dumps(entry) for entry in [*self._finished, record]]
                 write_atomically(self.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
                 for path in self._checkpoints(stage, round_):
-                    path.unlink(missing_ok=True)
+                    with naming(path):
+                        path.unlink(missing_ok=True)
         self._finished.append(record)
         return record
 
@@ -178,8 +183,9 @@ class RunFolder:
         torch.save(state, buffer)
         content = buffer.getvalue()
         now, before = self._checkpoints(stage, round_)
-        if now.exists():
-            now.replace(before)
+        with naming(now):
+            if now.exists():
+                now.replace(before)
         write_atomically(now, content + _digest(content))
 
     def load_checkpoint(self, stage: str, round_: int = 0) -> dict | None:
@@ -220,7 +226,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
     `data` has at least the path of the data set, and the name and fingerprint of its template.
     """
-    if not (path / "config.json").is_file():
+    with naming(path / "config.json", "read"):
+        there = (path / "config.json").is_file()
+    if not there:
         raise InputError(f"{path} is not a run folder: it has no config.json; make one with `run`")
     found = _read_json(path / "config.json")
     try:

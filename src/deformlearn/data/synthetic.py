@@ -34,7 +34,7 @@ from deformlearn.data.shards import (
 )
 from deformlearn.data.staging import Script, Studio, direct
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, remedy
 from deformlearn.runtime import start_worker
 
 SPLITS = ("train", "val", "test")
@@ -212,7 +212,9 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     except json.JSONDecodeError as error:
         raise InputError(f"{recipe} is damaged ({error}); delete {folder}") from error
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror or error}; {remedy(error)}"
+        ) from error
 
 
 def _write(folder: Path, split: str, shard: int, people: list[tuple[Row, TruthRow]]) -> None:
