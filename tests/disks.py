@@ -61,14 +61,17 @@ def leave(disk: Path, free: int) -> None:
 
 @contextlib.contextmanager
 def somebody_else(folder: Path, mode: int) -> Iterator[None]:
-    """Be a user to whom a folder and what is in it do not belong, with these rights to the folder.
+    """Be a user to whom a folder and what is in it do not belong: `mode` is what others may do there.
 
-    Root may do anything, so it becomes nobody; another user takes the rights from himself.
+    Root may do anything, so it becomes nobody; any other user has the rights of others for a while.
     """
     root = os.geteuid() == 0
     modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
-    for path in (folder,) if root else sorted(modes, reverse=True):
-        path.chmod(mode if path == folder else modes[path] & ~0o222)
+    if root:
+        folder.chmod(mode)
+    else:
+        for path in sorted(modes, reverse=True):
+            path.chmod(0o111 * ((mode if path == folder else modes[path]) & 0o7))
     if root:
         os.seteuid(NOBODY)
     try:

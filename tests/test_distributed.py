@@ -1,6 +1,7 @@
 """Runs by two processes: torchrun and gloo, as a user would start them."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -42,6 +43,17 @@ def test_without_torchrun_nothing_is_joined(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with together("cpu") as team:
         assert team is ALONE
+
+
+def test_what_the_system_refuses_is_told_and_an_error_of_our_own_is_not(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with (
+        pytest.raises(InputError, match=r"cannot use /a/file: Permission denied; "),
+        together("cpu"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", "/a/file")
+    with pytest.raises(KeyError), together("cpu"):
+        raise KeyError("joint")
 
 
 @pytest.mark.parametrize(("people", "size"), [(1, 4), (8, 4), (11, 4), (3, 1)])
