@@ -1,6 +1,7 @@
 """Runs by two processes: torchrun and gloo, as a user would start them."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from deformlearn.distributed import ALONE, Team, by_blocks, together
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from kill_anywhere import compare
-from tiny_runs import command, one_thread, run, write_people
+from tiny_runs import command, mark_of_death, one_thread, run, write_people
 
 # Lone processes ----------------------------------------------------------------------------------
 
@@ -42,6 +43,17 @@ def test_without_torchrun_nothing_is_joined(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with together("cpu") as team:
         assert team is ALONE
+
+
+def test_what_the_system_refuses_is_told_and_an_error_of_our_own_is_not(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with (
+        pytest.raises(InputError, match=r"cannot use /a/file: Permission denied; "),
+        together("cpu"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", "/a/file")
+    with pytest.raises(KeyError), together("cpu"):
+        raise KeyError("joint")
 
 
 @pytest.mark.parametrize(("people", "size"), [(1, 4), (8, 4), (11, 4), (3, 1)])
@@ -180,13 +192,20 @@ def test_whoever_is_killed_the_run_ends_the_same(people, both, tmp_path):
     """A process: torchrun starts all again. Torchrun itself: its processes end, the command goes on."""
     out = tmp_path / "run"
     log = tmp_path / "log"
+    # By themselves, so that it is there and nowhere else: one in the midst of its blocks, with those of
+    # the other beside them, and the one that writes, after a checkpoint that is not the last.
+    moments = ("round-1/estimates.parquet.parts/000001.parquet", "checkpoints/learn-1.pt")
     with open(log, "w") as file:
-        words = command(people, out, processes=2, restarts=3)
+        words = command(
+            people, out, f"1:kill={moments[0]}", f"0:kill={moments[1]}", processes=2, restarts=3
+        )
         launcher = subprocess.Popen(words, stdout=file, stderr=file, env=one_thread())
         try:
-            wait_for(out / "checkpoints" / "learn-1.pt", launcher)
+            for moment in moments:
+                wait_for(mark_of_death(out, moment), launcher)
+            wait_for(out / "checkpoints" / "learn-2.pt", launcher)
             os.kill(process_of(launcher.pid, 1), signal.SIGKILL)
-            wait_for(out / "round-2" / "estimates.parquet", launcher)
+            wait_for(out / "round-2" / "network.safetensors", launcher)
         finally:
             launcher.kill()
             launcher.wait()
@@ -240,9 +259,11 @@ def test_processes_with_other_options_and_data_are_refused_with_what_differs(peo
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_what_one_process_alone_cannot_read_ends_all(people, tmp_path):
-    line = refusal(people, tmp_path / "run", f"1:data={tmp_path / 'nothing'}")
-    assert "no dataset.json" in line
+def test_a_disk_that_is_full_for_the_one_that_writes_ends_all(people, tmp_path):
+    """In the midst of learning, when the others wait for its gradients."""
+    line = refusal(people, tmp_path / "run", "0:most=1000000")
+    file = tmp_path / "run" / "checkpoints" / "learn-1.pt"
+    assert line == f"refused by 0: cannot write {file}: File too large; choose another place"
 
 
 def test_the_command_says_once_that_a_gpu_is_missing(tmp_path):

@@ -25,7 +25,6 @@ from deformlearn.data.shards import (
     write_info,
     write_rows,
 )
-from deformlearn.distributed import Team
 from deformlearn.errors import InputError
 from deformlearn.files import place
 from deformlearn.progress import Watch
@@ -346,27 +345,6 @@ def test_two_at_once_are_refused(template, data, tmp_path):
         pytest.raises(InputError, match="another process is working in"),
     ):
         register_split(data, "train", template, tmp_path / "estimates.parquet", CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("meeting", "message"), [(1, "they see different shards of 'train'"), (3, "the same work")]
-)
-def test_a_team_that_does_not_agree_is_refused(template, data, tmp_path, meeting, message):
-    """First the shards' names are compared, then their counts are shared, then the work is compared."""
-    told = []
-
-    class Disagreeing(Team):
-        def gather(self, value):
-            if value is None:  # nobody refuses anything
-                return [None, None]
-            told.append(value)
-            return [value, "something else" if len(told) == meeting else value]
-
-    with pytest.raises(InputError, match=message):
-        register_split(
-            data, "train", template, tmp_path / "e.parquet", CONFIG, team=Disagreeing(0, 2)
-        )
-    assert len(told) == meeting
 
 
 def test_blocks_are_whole_batches_and_have_a_largest_size():

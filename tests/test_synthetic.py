@@ -25,7 +25,6 @@ from deformlearn.data.staging import (
     random_stream,
 )
 from deformlearn.data.synthetic import make_person, synthesize
-from deformlearn.distributed import Team
 from deformlearn.errors import InputError
 
 SMALL = SyntheticConfig(train=5, val=1, test=2, size=64, points=60)
@@ -399,27 +398,6 @@ def test_people_who_do_not_fit_on_a_gpu_are_photographed_fewer_at_once(
     room = 0
     with pytest.raises(InputError, match="out of memory for one of the images"):
         synthesize(tmp_path / "none", config, device="cpu")
-
-
-def test_the_processes_of_a_team_make_the_folder_of_one(made, tmp_path, monkeypatch):
-    folder, _ = made
-    monkeypatch.setattr(synthetic, "SHARD", 3)
-    monkeypatch.setattr(synthetic, "_BATCH", 2)
-    half = tmp_path / "half"
-    monkeypatch.setattr(Team, "gather", lambda team, value: [value] * team.size)
-    synthesize(half, SMALL, team=Team(0, 2))
-    assert len(list(half.glob("observations/*"))) == 2
-    synthesize(half, SMALL, team=Team(1, 2))
-    assert files(half) == files(folder)
-
-
-def test_a_full_disk_is_an_input_error_that_says_how_to_go_on(tmp_path, monkeypatch):
-    def full(*_) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(synthetic, "write_truth", full)
-    with pytest.raises(InputError, match="No space left on device; run again"):
-        synthesize(tmp_path / "set", replace(SMALL, train=1, val=0, test=0))
 
 
 def test_people_of_another_template_are_not_mixed_in(made, monkeypatch):

@@ -9,9 +9,11 @@ same does.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,6 +33,7 @@ from deformlearn.observations import Observations
 from deformlearn.progress import Watch
 from deformlearn.rounds import deform_and_learn
 from deformlearn.skeleton import joint_set
+from disks import no_larger_file
 
 TINY = RunConfig(
     rounds=2,
@@ -99,13 +102,17 @@ def write_people(
 
 def command(data: Path, out: Path, *words: str, processes: int = 1, restarts: int = 0) -> list[str]:
     """The command line of a tiny run, by one process or by several."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        # A port of its own for every run: several may be tested at once.
-        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        launcher += ["--max-restarts", str(restarts)]
+    launcher = [sys.executable] if processes == 1 else torchrun(processes, restarts)
     return [*launcher, __file__, str(data), str(out), *words]
+
+
+def torchrun(processes: int, restarts: int = 0) -> list[str]:
+    """What starts a script in several processes."""
+    # A port of its own for every run: several may be tested at once.
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--max-restarts", str(restarts),
+    ]  # fmt: skip
 
 
 def run(data: Path, out: Path, *words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -122,8 +129,30 @@ def one_thread() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+def die_after(out: Path, name: str) -> None:
+    """Have this process killed when it has put this file of the run in its place; once in all starts."""
+    died, replace = mark_of_death(out, name), os.replace
+
+    def replace_and_die(source, target) -> None:
+        replace(source, target)
+        if Path(target) == out / name and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace_and_die
+
+
+def mark_of_death(out: Path, name: str) -> Path:
+    """Is there when a process was killed at this file."""
+    return out.with_name(f"{out.name} {name.replace('/', ' ')}")
+
+
 def main(data: str, out: str, *words: str) -> None:
-    """Do a tiny run. `word=value` changes the configuration; `1:word=value` that of process 1 alone."""
+    """Do a tiny run. `word=value` changes the configuration; `1:word=value` that of process 1 alone.
+
+    `kill=FILE` is where the process is killed, `most=BYTES` the largest file that it may write.
+    """
+    files = contextlib.ExitStack()
     rank = os.environ.get("RANK", "0")
     config, chosen = TINY, Path(data)
     for word in words:
@@ -133,6 +162,10 @@ def main(data: str, out: str, *words: str) -> None:
             continue
         if name == "data":
             chosen = Path(value)
+        elif name == "kill":
+            die_after(Path(out), value)
+        elif name == "most":
+            files.enter_context(no_larger_file(int(value)))
         elif name == "batch":
             config = replace(config, regressor=replace(config.regressor, batch=int(value)))
         else:

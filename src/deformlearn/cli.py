@@ -15,7 +15,7 @@ import tyro
 import deformlearn
 from deformlearn import cli_data, cli_export, cli_import, cli_run, cli_view
 from deformlearn.config import PRESETS, DemoConfig
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, told
 
 ABOUT = "3D human body shape and pose from images, learned without 3D supervision."
 
@@ -57,6 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
     ):  # whoever read our output has seen enough, as in `deformlearn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if (text := told(error)) is None:
+            raise
+        print(f"deformlearn: {text}", file=sys.stderr)
+        sys.exit(2)
 
 
 def commands(default: DemoConfig) -> dict[str, Callable]:

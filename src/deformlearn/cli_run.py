@@ -38,14 +38,18 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
             config: Any number of the preset may be changed.
 
         """
+        from dataclasses import asdict
+
+        from deformlearn.agreement import agree
         from deformlearn.distributed import together
         from deformlearn.files import write_atomically
         from deformlearn.report import print_results, write_report
         from deformlearn.rounds import deform_and_learn
-        from deformlearn.rundir import clear_parts
+        from deformlearn.rundir import ONE_PROCESS, clear_parts
         from deformlearn.templates import load
 
         with together(config.run.device) as team:
+            agree(team, asdict(config), ignored=ONE_PROCESS)
             show = _watch(team)
             template = load()
             _synthesize(out / "data", config.data, config.run.workers, config.run.device, team)

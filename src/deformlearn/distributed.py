@@ -18,7 +18,7 @@ import torch.distributed as group
 from jaxtyping import Int
 from torch import Tensor
 
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, told
 from deformlearn.runtime import end_with_parent
 from deformlearn.tensors import TensorData, concatenate
 
@@ -70,9 +70,9 @@ class Team:
         """Rank 0's value, on every process."""
         if self.size == 1:
             return value
-        told = [value]
-        group.broadcast_object_list(told, src=0)
-        return told[0]
+        found = [value]
+        group.broadcast_object_list(found, src=0)
+        return found[0]
 
     @contextmanager
     def refuse_together(self) -> Iterator[None]:
@@ -218,7 +218,7 @@ def _backend(device_name: str) -> tuple[str, str]:
 
 def _reason(team: Team, error: Exception) -> str | None:
     """Why the team ends, in the words of the first process that failed; None for our own bug."""
-    own = str(error) if isinstance(error, InputError) else None
+    own = told(error)
     if team.store is None or team.size == 1:
         return own
     with contextlib.suppress(RuntimeError):  # the store ends with the launcher

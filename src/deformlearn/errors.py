@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""No space left, or none that this user may have (Windows knows no quota)."""
+_OF_THE_SYSTEM = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.EIO}
+"""What whoever looks after the machine can mend, and we cannot."""
+
 
 class InputError(ValueError):
     """Bad input. The command line prints its message as one line and exits with code 2."""
@@ -18,3 +25,22 @@ class NotFiniteError(InputError):
 def listed(rows: list[int]) -> str:
     """The first rows by number, for a message."""
     return ", ".join(map(str, rows[:8])) + (" and more" if len(rows) > 8 else "")
+
+
+def told(error: Exception) -> str | None:
+    """What a user is told of an error; None of an error of our own, whose traceback we want to see.
+
+    Most are InputErrors, which say it themselves. That a file may not be used or a disk is full can come
+    to light anywhere, and is then told with the file's name.
+    """
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+        where = "go on" if error.filename is None else f"use {error.filename}"
+        return f"cannot {where}: {error.strerror}; {remedy(error)}"
+    return None
+
+
+def remedy(error: OSError) -> str:
+    """What to do where something cannot be written."""
+    return f"{'free space or ' if error.errno in _FULL else ''}choose another place"

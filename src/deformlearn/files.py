@@ -7,17 +7,16 @@ what is written bit by bit stay on local disks.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import fsspec
 from fsspec.registry import known_implementations
 from upath import UPath
 
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, remedy
 
 AnyPath = Path | UPath
 """A local path, or a place in an object store."""
@@ -58,7 +57,7 @@ def write_atomically(path: AnyPath, content: bytes) -> None:
         with whole_file(path) as file:
             file.write(content)
         return
-    with _named(path):
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
@@ -71,7 +70,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with _named(path):
+        with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "wb") as file:
                 yield file
@@ -85,12 +84,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _named(path: AnyPath) -> Iterator[None]:
+def naming(path: AnyPath, verb: Literal["read", "write"] = "write") -> Iterator[None]:
+    """What the system refuses inside is an InputError that names the file."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+        what_to_do = "see that it can be read" if verb == "read" else remedy(error)
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; "
-            f"{'free space or ' if full else ''}choose another place"
+            f"cannot {verb} {path}: {error.strerror or error}; {what_to_do}"
         ) from error

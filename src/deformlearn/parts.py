@@ -11,8 +11,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from deformlearn.agreement import differences, said
 from deformlearn.distributed import Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, remedy
 from deformlearn.files import write_atomically
 
 _RESTART = 10.0
@@ -48,30 +49,21 @@ def _own(parts: Path, lock: FileLock, recipe: dict[str, Any], *, patience: float
             f"another process is working in {parts}; wait for it, or give another --out"
         ) from None
     except OSError as error:
-        raise InputError(f"cannot write in {parts}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot write in {parts}: {error.strerror or error}; {remedy(error)}"
+        ) from error
     path = parts / "recipe.json"
     if not path.exists():
         write_atomically(path, json.dumps(recipe, indent=1).encode())
         return
     try:
-        found, wanted = _flat(json.loads(path.read_text("utf-8"))), _flat(recipe)
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
     except (ValueError, OSError) as error:
         raise InputError(f"cannot read {path} ({error}); delete {parts}") from error
-    changes = [
-        f"{name}: {found.get(name)} became {wanted.get(name)}"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name)
-    ]
-    if changes:
+    if changes := differences(found, recipe):
         raise InputError(
-            f"{parts} holds parts of other work ({'; '.join(changes[:4])}); "
+            f"{parts} holds parts of other work ({said(changes)}); "
             f"give the same data and options to go on with it, delete it, or give another --out"
         )
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested values by their dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    inner = (_flat(one, f"{name}.{key}" if name else key) for key, one in value.items())
-    return {key: one for part in inner for key, one in part.items()}

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from deformlearn.agreement import agree
 from deformlearn.body import BodyTemplate
 from deformlearn.compiling import decided
 from deformlearn.config import RegistrationConfig
@@ -40,7 +41,7 @@ from deformlearn.data.tables import column, facts, read_table, row_count
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
-from deformlearn.files import AnyPath
+from deformlearn.files import AnyPath, naming
 from deformlearn.lifter import Lifter
 from deformlearn.memory import Portion
 from deformlearn.own_joints import with_own_joints
@@ -133,15 +134,14 @@ def register_split(
         for path in filter(None, (start, before)):
             _check_length(path, len(counted))
         recipe = _recipe(counted, template, config, lifter, start, len(blocks[0]))
-    made_of = _made_of(recipe, before, alone)
-    if len(set(team.gather(made_of))) > 1:
-        raise InputError(
-            "the processes were not given the same work (data, lifter, start or settings differ); "
-            "start all of them with the same command"
-        )
+        older = None if before is None else facts(before)
+    agree(team, {**recipe, "before": older, "alone": alone is not None})
+    made_of = _made_of(recipe, older, alone)
     fitted = 0
     parts = out.with_name(f"{out.name}.parts")
-    if team.tell(_is_finished(out, alone, made_of)):
+    with team.refuse_together():
+        finished = team.leads and _is_finished(out, alone, made_of)
+    if team.tell(finished):
         if team.leads:  # killed when all was done but the parts were still there
             shutil.rmtree(parts, ignore_errors=True)
     else:
@@ -187,12 +187,8 @@ def count_split(
     with team.refuse_together():
         info = info_for(folder, template)
         paths = shards(folder, "observations", split)
-        names = [path.name for path in paths]
-    if any(other != names for other in team.gather(names)):
-        raise InputError(
-            f"{folder} is not the same for all processes: they see different shards of {split!r}; "
-            f"give all of them the same data set"
-        )
+        sizes = {path.name: {"bytes": path.stat().st_size} for path in paths}
+    agree(team, {"split": split, "the split's shards": sizes})
     at_once = min(_COUNTERS, torch.get_num_threads())
     with team.refuse_together(), ThreadPoolExecutor(at_once) as threads:
         own = [paths[number] for number in team.share(len(paths))]
@@ -333,8 +329,8 @@ def _finish(
     join_estimates(parts, out, template, before=before, alone=alone, notes=notes)
 
 
-def _made_of(recipe: dict[str, Any], before: Path | None, alone: Path | None) -> str:
-    content = json.dumps([recipe, None if before is None else facts(before), alone is None])
+def _made_of(recipe: dict[str, Any], before: dict | None, alone: Path | None) -> str:
+    content = json.dumps([recipe, before, alone is None])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -344,8 +340,9 @@ def _losses(path: Path) -> np.ndarray:
 
 def _is_finished(out: Path, alone: Path | None, made_of: str) -> bool:
     """Whether the very same work was done before."""
-    if not out.exists() or not (alone is None or alone.exists()):
-        return False
+    with naming(out):
+        if not all(path.exists() for path in filter(None, (out, alone))):
+            return False
     with contextlib.suppress(InputError):  # what cannot be read is written anew
         return read_about(out).get("made_of") == made_of
     return False

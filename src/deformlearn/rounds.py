@@ -68,7 +68,7 @@ def deform_and_learn(
     """
     with RunFolder(out, team=team, watch=watch) as folder:
         shop = _open(data, folder, config, template, lifter, watch)
-        if profile:
+        if team.tell(profile):
             _profile(shop)
         found_lifter = _lifter(shop, lifter)
         _references(shop, found_lifter)
@@ -101,6 +101,7 @@ def _open(
         if lifter is not None:
             lifting.load_lifter(lifter)
             described["lifter"] = hashlib.blake2b(lifter.read_bytes(), digest_size=8).hexdigest()
+        shards(data, "observations", "train")  # without any, nothing is begun
         versions = shard_versions(data)
         has_test = "test" in splits(data)
     folder.begin(config, described, versions)

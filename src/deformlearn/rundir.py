@@ -21,15 +21,16 @@ import torch
 from filelock import FileLock, Timeout
 
 from deformlearn import runtime
+from deformlearn.agreement import agree, differences, said
 from deformlearn.config import RunConfig
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError
-from deformlearn.files import write_atomically
+from deformlearn.errors import InputError, remedy
+from deformlearn.files import naming, write_atomically
 from deformlearn.progress import QUIET, Watch
 
 _WHERE_IT_RUNS = ("device", "workers", "baselines", "compile")
 """Settings that may differ when a run is gone on with."""
-_ONE_PROCESS = ("device", "workers", "path")
+ONE_PROCESS = ("device", "workers", "path")
 """What may differ between the processes of one run: each machine may have its own copy of the data."""
 _DIGEST = 16
 """Bytes at the end of a checkpoint that tell whether it is whole."""
@@ -74,7 +75,9 @@ class RunFolder:
                 f"another process is working in {self.path}; wait for it, or choose another folder"
             ) from None
         except OSError as error:
-            raise InputError(f"cannot write in {self.path}: {error.strerror or error}") from error
+            raise InputError(
+                f"cannot write in {self.path}: {error.strerror or error}; {remedy(error)}"
+            ) from error
         clear_parts(self.path)
 
     def __exit__(self, *_: object) -> None:
@@ -88,14 +91,7 @@ class RunFolder:
         `shards` tells by name which version of each the data set has.
         """
         wanted = json.loads(json.dumps({"config": asdict(config), "data": data}))
-        mine = {**wanted, "shards": shards}
-        first = self.team.tell(mine)
-        with self.team.refuse_together():
-            if changes := _differences(first, mine, ignored=_ONE_PROCESS):
-                raise InputError(
-                    f"process {self.team.rank} was given something else than process 0 "
-                    f"({'; '.join(changes[:4])}); give all the same options and data"
-                )
+        agree(self.team, {**wanted, "shards": shards}, ignored=ONE_PROCESS)
         with self.team.refuse_together():
             if self.team.leads:
                 self._claim(wanted)
@@ -125,20 +121,22 @@ class RunFolder:
             write_atomically(self.path / "versions.json", versions.encode())
             write_atomically(path, json.dumps(wanted, indent=2).encode())
             return
-        changes = _differences(_read_json(path), wanted, ignored=_WHERE_IT_RUNS)
+        changes = differences(_read_json(path), wanted, ignored=_WHERE_IT_RUNS)
         if changes:
             raise InputError(
-                f"{self.path} holds a run of another configuration ({'; '.join(changes[:4])}); "
+                f"{self.path} holds a run of another configuration ({said(changes)}); "
                 f"give the same options to go on with it, or another --out"
             )
 
     def records(self) -> list[dict[str, Any]]:
         """Everything measured so far, in order."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
+        with naming(path, "read"):
+            if not path.exists():
+                return []
+            lines = path.read_text("utf-8", errors="replace").splitlines()
         found = []
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             if not line:
                 continue
             try:
@@ -168,7 +166,8 @@ class RunFolder:
                 lines = [json.dumps(entry) for entry in [*self._finished, record]]
                 write_atomically(self.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
                 for path in self._checkpoints(stage, round_):
-                    path.unlink(missing_ok=True)
+                    with naming(path):
+                        path.unlink(missing_ok=True)
         self._finished.append(record)
         return record
 
@@ -184,8 +183,9 @@ class RunFolder:
         torch.save(state, buffer)
         content = buffer.getvalue()
         now, before = self._checkpoints(stage, round_)
-        if now.exists():
-            now.replace(before)
+        with naming(now):
+            if now.exists():
+                now.replace(before)
         write_atomically(now, content + _digest(content))
 
     def load_checkpoint(self, stage: str, round_: int = 0) -> dict | None:
@@ -226,7 +226,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
     `data` has at least the path of the data set, and the name and fingerprint of its template.
     """
-    if not (path / "config.json").is_file():
+    with naming(path / "config.json", "read"):
+        there = (path / "config.json").is_file()
+    if not there:
         raise InputError(f"{path} is not a run folder: it has no config.json; make one with `run`")
     found = _read_json(path / "config.json")
     try:
@@ -251,24 +253,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"cannot read {path}: it holds no JSON object")
     return found
-
-
-def _differences(found: Any, wanted: Any, name: str = "", *, ignored: tuple[str, ...]) -> list[str]:
-    """Where two nested dictionaries disagree, as `a.b: 1 became 2`."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(found.keys() | wanted.keys())
-        parts = [
-            _differences(
-                found.get(key),
-                wanted.get(key),
-                f"{name}.{key}" if name else key,
-                ignored=ignored,
-            )
-            for key in keys
-            if key not in ignored
-        ]
-        return [change for part in parts for change in part]
-    return [] if found == wanted else [f"{name}: {found} became {wanted}"]
 
 
 def _change(before: dict | None, now: dict | None) -> str:

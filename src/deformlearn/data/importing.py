@@ -38,7 +38,7 @@ from deformlearn.data.shards import (
 )
 from deformlearn.data.soundness import Rejected, without_details
 from deformlearn.data.sources import Entry, Person, Source
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, remedy
 from deformlearn.files import write_atomically
 from deformlearn.progress import QUIET, Watch
 from deformlearn.runtime import start_worker
@@ -384,4 +384,6 @@ def _move_into_place(work: Path, out: Path, split: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
     except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot write to {out}: {error.strerror or error}; {remedy(error)}"
+        ) from error

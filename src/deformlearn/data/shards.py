@@ -32,7 +32,7 @@ from deformlearn.data.tables import (
     write_table,
 )
 from deformlearn.errors import InputError
-from deformlearn.files import AnyPath, write_atomically
+from deformlearn.files import AnyPath, naming, write_atomically
 from deformlearn.observations import Observations
 from deformlearn.skeleton import joint_set
 
@@ -177,13 +177,15 @@ def write_info(folder: AnyPath, info: DatasetInfo) -> None:
 def read_info(folder: AnyPath) -> DatasetInfo:
     """Read dataset.json; says what a data set folder is where there is none."""
     path = folder / "dataset.json"
-    if not path.is_file():
+    with naming(path, "read"):
+        content = path.read_bytes() if path.is_file() else None
+    if content is None:
         raise InputError(
             f"{folder} is not a data set: it has no dataset.json. "
             f"Make one with `deformlearn synth` or see docs/data_format.md"
         )
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(content)
         info = DatasetInfo(**{**values, "landmarks": tuple(values.get("landmarks", ()))})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not a data set description: {error}") from error

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from deformlearn import runtime
+from deformlearn.agreement import agree
 from deformlearn.config import SyntheticConfig
 from deformlearn.data.labels import KEYPOINTS
 from deformlearn.data.photographs import Stage, photograph, to_row
@@ -34,7 +35,7 @@ from deformlearn.data.shards import (
 )
 from deformlearn.data.staging import Script, Studio, direct
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, remedy
 from deformlearn.memory import Portion
 from deformlearn.runtime import start_worker
 
@@ -84,9 +85,10 @@ def synthesize(
     and clothes. With `workers` above 1 the calling script must be importable (`if __name__ ==
     "__main__"`). Each process of a team makes shards of its own, and reports the progress of those.
     """
-    _check(config)
-    where = runtime.device(device)
-    studio = Studio.open()
+    with team.refuse_together():
+        _check(config)
+        where = runtime.device(device)
+        studio = Studio.open()
     info = DatasetInfo(
         template=studio.template.name,
         fingerprint=studio.template.fingerprint,
@@ -95,18 +97,21 @@ def synthesize(
         description=f"Synthetic people ({config.people}, {config.quality} labels), seed {config.seed}",
     )
     folder = Path(folder)
+    wanted = {"recipe": RECIPE, "template": info.fingerprint, **asdict(config)}
+    agree(team, wanted)
     with team.refuse_together():
         if team.leads:
-            _claim(folder, {"recipe": RECIPE, "template": info.fingerprint, **asdict(config)})
+            _claim(folder, wanted)
     parts = [
         (split, shard) for split in SPLITS for shard in range(-(-getattr(config, split) // SHARD))
     ]
     mine = [parts[index] for index in team.share(len(parts))]
     with team.refuse_together():
         _fill(folder, config, mine, workers, where, progress or (lambda done, total: None))
-    if team.leads:
-        write_info(folder, info)
-    team.wait()
+    with team.refuse_together():
+        if team.leads:
+            _all_there(folder, parts)
+            write_info(folder, info)
     return info
 
 
@@ -172,6 +177,16 @@ def _check(config: SyntheticConfig) -> None:
             raise InputError(f"{name} is a share between 0 and 1, got {getattr(config, name)}")
 
 
+def _all_there(folder: Path, parts: list[tuple[str, int]]) -> None:
+    """Refuse shards that other processes have written where this one cannot see them."""
+    for path in (path for part in parts for path in _shard_paths(folder, *part)):
+        if not path.exists():
+            raise InputError(
+                f"{path} is not there though a process has written it; "
+                f"--out must be a folder that all machines share"
+            )
+
+
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     """Note in the folder what is made there; refuse a folder of anything else."""
     recipe = folder / "synthetic.json"
@@ -199,7 +214,9 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     except json.JSONDecodeError as error:
         raise InputError(f"{recipe} is damaged ({error}); delete {folder}") from error
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise InputError(
+            f"cannot write to {folder}: {error.strerror or error}; {remedy(error)}"
+        ) from error
 
 
 def _write(folder: Path, split: str, shard: int, people: list[tuple[Row, TruthRow]]) -> None:
@@ -207,10 +224,9 @@ def _write(folder: Path, split: str, shard: int, people: list[tuple[Row, TruthRo
     try:
         write_truth(folder, split, shard, [truth for _, truth in people])
         write_rows(folder, split, shard, [row for row, _ in people])
-    except OSError as error:
+    except InputError as error:
         raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; "
-            f"run again to go on with the shards that are missing"
+            f"{error}; the same command goes on with the shards that are missing"
         ) from error
 
 
