@@ -243,3 +243,19 @@ def test_a_number_that_is_not_one_is_flagged_and_harms_no_other(template, plante
     assert quality.converged.tolist()[1] is False
     assert all(value.isfinite().all() for value in found.tensors())
     torch.testing.assert_close(found.body.pose[::2], expected.body.pose[::2], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("solver", ["gauss-newton", "adam"])
+def test_products_of_less_precision_are_allowed_but_not_used(solver, template, planted):
+    _, observations, crop = planted(template, 6)
+    config = RegistrationConfig(solver=solver, compile="never", first_steps=20, steps=20)
+    expected, _ = register(template, observations, crop, config)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")  # TF32 on CUDA, bfloat16 on a CPU that has it
+    try:
+        found, _ = register(template, observations, crop, config)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for ours, theirs in zip(found.tensors(), expected.tensors(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -30,6 +30,7 @@ _COLUMNS = 32
 """Least number of correspondences to compile for; more are powers of two."""
 
 
+@runtime.exact_float32()
 def register(
     template: BodyTemplate,
     observations: Observations,
@@ -44,7 +45,7 @@ def register(
     Without `start`, each person begins at the closed-form orientation (or the rest pose) and goes
     through both phases. With `start`, only the second phase runs. People are
     independent: neither their order nor the batch size changes a result beyond rounding, and the
-    number of threads changes nothing.
+    number of threads changes nothing. Products are true float32, whatever torch is told to allow.
     """
     people = len(observations.points)
     if people == 0:

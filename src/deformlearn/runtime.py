@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -58,6 +59,21 @@ def autocast(where: torch.device) -> torch.autocast:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.autocast("cuda", torch.bfloat16, enabled=native)
     return torch.autocast("cpu", torch.bfloat16, enabled=_cpu_has_bfloat16())
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products of float32 numbers without the short cuts that a process may allow (TF32, bfloat16)."""
+    every: Any = torch.backends
+    backends = (every.cuda.matmul, every.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def has_compiler() -> bool:
