@@ -101,9 +101,9 @@ def pretence(monkeypatch):
     torch.__future__.set_overwrite_module_params_on_conversion(False)
     torch._C._set_only_lift_cpu_tensors(before)
     for cached in (
-        skeleton.tree_of,
-        least_squares.scale_differences,
-        normal_equations._reach,
+        skeleton.tree_of.kept,
+        least_squares.scale_differences.kept,
+        normal_equations._reach.kept,
         Stage.on,
     ):
         cached.cache_clear()

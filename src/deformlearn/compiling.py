@@ -1,4 +1,4 @@
-"""torch.compile for the solvers: one line about its time, and an eager way out when it fails."""
+"""torch.compile: what is constant to it; for the solvers, when, one line about its time, and a way out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from deformlearn import runtime
 from deformlearn.config import RegistrationConfig
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _ADAM_EARNS_IT = 20_000
 """People whose eager fits by Adam take about as long as compiling."""
@@ -52,6 +55,21 @@ class Compiled:
             reason = str(error).splitlines()[0]
             warnings.warn(f"compilation failed, registration runs eagerly: {reason}", stacklevel=2)
             return self._eager(*arguments)
+
+
+def constant(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, whose results are kept (`kept`); compiled code has them as constants.
+
+    A compiler looks through `lru_cache`: it would make in every step what is always the same.
+    """
+    kept = lru_cache(function)
+
+    @wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        return kept(*arguments, **options)  # type: ignore[arg-type]
+
+    call.kept = kept  # type: ignore[attr-defined]
+    return torch.compiler.assume_constant_result(call)
 
 
 @lru_cache

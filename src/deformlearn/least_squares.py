@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from torch.nn.functional import pad
 
 from deformlearn.body import BodyParameters, BodyPoints, BodyTemplate
 from deformlearn.camera import Camera
+from deformlearn.compiling import constant
 from deformlearn.energy import Weights
 from deformlearn.estimate import Estimate
 from deformlearn.losses import SCALE_GAUGE
@@ -201,7 +201,7 @@ def _segments(template: BodyTemplate, theta: Theta) -> tuple[Tensor, Tensor, Ten
     return turned, places, torch.cat([grown, shift[..., None]], -1)
 
 
-@lru_cache
+@constant
 def scale_differences(
     parents: tuple[int, ...], device: torch.device
 ) -> Float[Tensor, "rows joints"]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations, combinations_with_replacement
 
 import torch
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
+from deformlearn.compiling import constant
 from deformlearn.energy import Weights
 from deformlearn.least_squares import Problem, Theta, View, scale_differences
 from deformlearn.skeleton import left_jacobian, tree_of
@@ -298,7 +298,7 @@ def _inverse(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]
     return rows / (a * rows[..., 0, :]).sum(-1)[..., None, None]
 
 
-@lru_cache
+@constant
 def _reach(parents: tuple[int, ...], device: torch.device) -> Float[Tensor, "joints joints"]:
     """-1 on the diagonal, and 1 in a parent's row for each of its children."""
     reach = -torch.eye(len(parents), device=device)

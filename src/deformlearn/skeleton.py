@@ -7,12 +7,12 @@ Orders and parents: SMPL (Loper et al. 2015), Human3.6M's 17 joints as used by M
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from deformlearn.compiling import constant
 from deformlearn.errors import InputError
 from deformlearn.joint_orders import (
     BODY_25,
@@ -327,7 +327,7 @@ class Tree:
     is_root: Tensor
 
 
-@lru_cache
+@constant
 def tree_of(parents: tuple[int, ...], device: torch.device) -> Tree:
     """The index tensors of a tree, made once for each device."""
     depth = [0] * len(parents)
