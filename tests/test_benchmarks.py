@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,14 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import accuracy  # noqa: E402 (found by the line above)
 import experiment  # noqa: E402
+import machine  # noqa: E402
 import peer_fit  # noqa: E402
 import planted  # noqa: E402
+import registration_speed  # noqa: E402
 import roofline  # noqa: E402
 import run  # noqa: E402
+from deformlearn import templates  # noqa: E402
+from deformlearn.data.estimates import read_estimates  # noqa: E402
 from deformlearn.data.shards import read_images, read_people, read_truth  # noqa: E402
 from deformlearn.errors import InputError  # noqa: E402
 from machine import Bench, peak_megabytes  # noqa: E402
@@ -127,6 +132,64 @@ def test_planted_people_are_read_back_as_they_were_planted(template, tmp_path):
     torch.testing.assert_close(
         people.observations.keypoints[:1000], wanted.keypoints, rtol=0, atol=1e-5
     )
+
+
+def test_planting_that_was_stopped_goes_on_with_the_next_shard(template, tmp_path):
+    whole = planted.planted_folder(tmp_path / "whole", template, 3000)
+    cut = planted.planted_folder(tmp_path / "cut", template, 3000)
+    shards = sorted((cut / "observations").iterdir())
+    (cut / "dataset.json").unlink()
+    shards[1].unlink()
+    written = shards[2].stat().st_mtime_ns
+    planted.planted_folder(cut, template, 3000)
+    assert shards[2].stat().st_mtime_ns == written
+    for one in (path.relative_to(whole) for path in whole.rglob("*") if path.is_file()):
+        assert (cut / one).read_bytes() == (whole / one).read_bytes(), one
+
+
+def test_a_fit_that_was_stopped_goes_on_and_its_calls_are_added_up(bench):
+    folder = planted.planted_folder(bench.folder / "people", templates.load(), 8)
+    out = bench.folder / "people-fitted"
+    about = {"kind": machine.kind(bench), "device": "cpu", "commit": machine.commit()}
+    before = {"seconds": 1000.0, "start": 7.0, "megabytes": 1e6, "calls": 2, "finished": False}
+
+    def cost_after(about: dict) -> dict:
+        out.mkdir()
+        (out / "about.json").write_text(json.dumps(about))
+        (out / "cost.json").write_text(json.dumps(before))
+        return registration_speed.fit_folder(folder, bench)
+
+    cost = cost_after(about)
+    assert 1000 < cost["seconds"] < 1100
+    assert cost == {**before, "seconds": cost["seconds"], "calls": 3, "finished": True}
+    assert not out.exists(), "whoever asks again measures again"
+    anew = cost_after({**about, "commit": "another"})
+    assert anew["seconds"] < 100
+    assert anew["megabytes"] < 1e5
+    assert (anew["calls"], anew["finished"]) == (1, True)
+
+
+def test_what_a_killed_fit_took_is_known(bench):
+    """`kill -9` in the middle: what it took is kept, and so is what it had fitted."""
+    folder = planted.planted_folder(bench.folder / "people", templates.load(), 3000)
+    out = bench.folder / "out"
+    script = str(BENCHMARKS / "fit_folder.py")
+    command = [sys.executable, script, str(folder), str(out), "cpu"]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as fitting:
+        while not ((out / "cost.json").exists() and list(out.rglob("0*.parquet"))):
+            assert fitting.poll() is None, "it ended too soon"
+            time.sleep(0.01)
+        fitting.kill()
+    first = json.loads((out / "cost.json").read_text())
+    assert (first["calls"], first["finished"]) == (1, False)
+    assert 0 < first["seconds"] < 100
+    parts = {path: path.stat().st_mtime_ns for path in out.rglob("0*.parquet")}
+    subprocess.run(command, check=True)
+    both = json.loads((out / "cost.json").read_text())
+    assert (both["calls"], both["finished"], both["start"]) == (2, True, first["start"])
+    assert both["seconds"] > first["seconds"]
+    assert parts
+    assert len(read_estimates(out / "estimates.parquet", templates.load()).keys) == 3000
 
 
 def test_the_peer_fits_what_was_planted_in_its_own_body(template, tmp_path):
