@@ -56,7 +56,7 @@ SLOW = ("accuracy", "million")
 def main() -> None:
     options = _options()
     if options.roofline:
-        print(roofline.markdown(roofline.latest(options.out)))
+        print(roofline.tables(options.out))
         return
     size = "quick" if options.quick else "miniature" if options.miniature else "full"
     bench = Bench(runtime.device(options.device), size, options.data / size)
@@ -123,7 +123,8 @@ def _report(
         print(f"WORSE  {line}")
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}")
-    about = {**machine.describe(bench), "demo": options.demo and options.demo.name}
+    about = {**machine.describe(bench), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    about["demo"] = options.demo and options.demo.name
     kept = {**about, "measured": record(found), "failed": failed}
     options.out.mkdir(parents=True, exist_ok=True)
     which = "-".join(options.only or ["demo" if options.demo else "all"])

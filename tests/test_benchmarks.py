@@ -240,21 +240,81 @@ def test_a_workload_that_breaks_costs_its_own_numbers_alone(tmp_path, monkeypatc
     assert not (tmp_path / "baseline.json").exists()
 
 
-def test_the_roofline_is_the_lower_of_arithmetic_and_memory():
-    kept = {
-        "kind": "a machine", "commit": "abc",
-        "measured": [
-            {"metric": "machine: matrix product, float32", "value": 100.0},
-            {"metric": "machine: matrix product, bfloat16", "value": 200.0},
-            {"metric": "machine: copy, read + written", "value": 10.0},
-            {"metric": "registration, CPU: 150 Adam steps, ours", "value": 500.0},
-        ],
-    }  # fmt: skip
+LIMITS = {
+    "machine: matrix product, float32": 100.0,
+    "machine: matrix product, bfloat16": 200.0,
+    "machine: copy, read + written": 10.0,
+}
+ADAM = "registration, GPU: 150 Adam steps, ours"
+
+
+def result(measured: dict[str, float], kind: str = "a GPU, full", commit: str = "abc", **more):
+    rows = [{"metric": metric, "value": value} for metric, value in measured.items()]
+    return {"kind": kind, "commit": commit, "measured": rows, **more}
+
+
+def write_results(folder: Path, **results: dict) -> Path:
+    """Files as `run.py` writes them: their names begin with the day."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, kept in results.items():
+        day, _, rest = name.removeprefix("on_").partition("_")
+        path = folder / f"2026-01-{day}-{rest}.json"
+        path.write_text(json.dumps(kept))
+    return folder
+
+
+def test_the_roofline_is_the_lower_of_arithmetic_and_memory(tmp_path):
+    (kept,) = roofline.latest(write_results(tmp_path, on_01_all=result({**LIMITS, ADAM: 500.0})))
     text = roofline.markdown(kept)
     # 36 MFLOP a person at 100 GFLOP/s: 2,778 people a second at most.
     assert "| registration, 150 Adam steps | 36 | 0.01 | 2,778 (arithmetic) | 500 | 18.0% |" in text
     assert "| Parquet in |" in text
     assert "(memory)" in text
+
+
+def test_the_roofline_takes_the_newest_of_each_group_of_one_kind_of_machine(tmp_path):
+    folder = write_results(
+        tmp_path,
+        on_01_machine=result(LIMITS, commit="first"),
+        on_02_registration=result({ADAM: 400.0}, commit="second"),
+        on_03_registration=result({ADAM: 500.0}, commit="third"),
+        on_04_elsewhere=result({ADAM: 900.0}, kind="a CPU, full"),
+        on_05_small=result({ADAM: 7.0}, kind="a GPU, miniature"),
+        on_06_nameless={"measured": [{"metric": ADAM, "value": 1.0}]},
+    )
+    (kept,) = roofline.latest(folder)
+    assert {metric: value for metric, (value, _) in kept["measured"].items()} == {
+        **LIMITS, ADAM: 500.0,
+    }  # fmt: skip
+    text = roofline.tables(folder)
+    assert text.startswith("a GPU, full, commit first, third: 100 GFLOP/s float32, 200 bfloat16")
+    assert "| 500 | 18.0% |" in text
+
+
+def test_the_roofline_knows_which_of_one_day_s_results_is_newer(tmp_path):
+    folder = write_results(
+        tmp_path,
+        on_01_a=result({**LIMITS, ADAM: 500.0}, time="2026-01-01T12:00:01"),
+        on_01_b=result({ADAM: 400.0}, time="2026-01-01T12:00:00"),
+    )
+    assert roofline.latest(folder)[0]["measured"][ADAM] == (500.0, "abc")
+
+
+def test_every_machine_has_a_roofline_of_its_own_also_where_one_file_holds_its_groups(tmp_path):
+    several = {
+        "2026-01-02-gpu-full-machine": result(LIMITS),
+        "2026-01-02-gpu-full-registration": result({ADAM: 500.0}),
+    }
+    write_results(tmp_path, on_01_all=result({**LIMITS, ADAM: 500.0}, kind="a CPU, full"))
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "benchmarks.json").write_text(json.dumps(several))
+    assert [kept["kind"] for kept in roofline.latest(tmp_path)] == ["a GPU, full", "a CPU, full"]
+
+
+def test_without_limits_or_registration_there_is_no_roofline(tmp_path):
+    folder = write_results(tmp_path, on_01_machine=result(LIMITS))
+    with pytest.raises(SystemExit, match="no results of the groups machine and registration"):
+        roofline.tables(folder)
 
 
 def write_people(folder: Path, description: str, template) -> Path:
