@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deformlearn.config import PRESETS
-from learning_speed import backbone_gflop, lifter_mflop
+from learning_speed import backbone_gflop, head_mflop, lifter_mflop
 from table import markdown_table, number
 
 ADAM_STEP = 0.24
@@ -49,14 +49,22 @@ def stages() -> list[Stage]:
         # Backward costs twice the forward pass: once for the inputs and once for the weights.
         Stage("training, laptop", "training, laptop", 3 * thin, 3 * 96 * 96 / 1e6, "bfloat16"),
         Stage("training, paper", "training, paper", 3 * thick, 3 * 224 * 224 / 1e6, "bfloat16"),
+        # The head alone, three times its forward pass; a row of features is read, its labels too.
+        Stage("head-only phase", "head-only phase", 3 * head_mflop(laptop), 0.003),
         Stage("prediction, laptop", "prediction, laptop", thin, 3 * 96 * 96 / 1e6, "bfloat16"),
         Stage("prediction, paper", "prediction, paper", thick, 3 * 224 * 224 / 1e6, "bfloat16"),
+        # As skinning; the mesh is written once, and the true one read.
+        Stage(
+            "evaluation, with meshes", "evaluation", 13718 * 1.6 * 24 / 1e6, 2 * 13718 * 12 / 1e6
+        ),
         # 512 x 512 samples of some 30 float32 numbers, each written and read twice, on one core of all.
         Stage("synthetic, 256 px", "synthetic people, 256 px", 0, 4 * 512 * 512 * 30 * 4 / 1e6),
         # 13,718 vertices, each moved by 1.6 bones of 3 x 4 numbers; vertices and the map once.
         Stage("skinning, full mesh", "skinning", 13718 * 1.6 * 24 / 1e6, 13718 * 12 / 1e6),
         # 128 points of 7 numbers and 24 joints of 3: read, unpacked and padded.
         Stage("Parquet in", "Parquet: read observations", 0, 3 * (128 * 7 + 24 * 3) * 4 / 1e6),
+        # 256 x 256 x 3 bytes decoded, read again to be resized, and 224 x 224 x 3 written.
+        Stage("pictures, 256 px JPEG", "pictures, 256 px", 0, 3 * (2 * 256**2 + 224**2) / 1e6),
         Stage("Parquet out", "Parquet: write estimates", 0, 3 * 120 * 4 / 1e6),
     ]
 

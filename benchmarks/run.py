@@ -40,10 +40,13 @@ GROUPS: dict[str, Callable[[Bench], list[Measured]]] = {
     "scaling": registration_speed.scaling,
     "lifter": learning_speed.lifter,
     "training": learning_speed.training,
+    "head": learning_speed.head_only,
     "prediction": learning_speed.prediction,
+    "evaluation": people_speed.evaluation,
     "synthetic": people_speed.synthetic,
     "skinning": people_speed.skinning,
     "storage": storage_speed.storage,
+    "pictures": storage_speed.pictures,
     "accuracy": accuracy.accuracy,
     "million": registration_speed.million,
 }
