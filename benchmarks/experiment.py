@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import roofline
 from deformlearn.data.shards import read_info, write_info
 from deformlearn.errors import InputError
 from deformlearn.report import millimetres, results_table, write_figure_curve
@@ -95,6 +96,8 @@ def collect(state: Path, out: Path) -> None:
     done = {path.name: path.read_text().strip() for path in sorted((state / "done").glob("*"))}
     kept["done"] = done
     (out / "experiment.json").write_text(json.dumps(kept, indent=1) + "\n")
+    if measured:
+        pages += _roofline(state / "results")
     pages.append(
         f"Steps done: {', '.join(n for n, failure in done.items() if not failure) or 'none'}."
     )
@@ -105,6 +108,14 @@ def collect(state: Path, out: Path) -> None:
 
 def _results(state: Path) -> Iterator[Path]:
     yield from sorted((state / "results").glob("*.json"))
+
+
+def _roofline(results: Path) -> list[str]:
+    """The table of docs/performance.md, once there are the machine's limits and registration."""
+    try:
+        return ["## The limits of the machine\n", roofline.tables(results), ""]
+    except SystemExit:
+        return []
 
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:

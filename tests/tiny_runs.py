@@ -97,10 +97,17 @@ def write_people(
     return folder
 
 
-def command(data: Path, out: Path, *words: str, processes: int = 1, restarts: int = 0) -> list[str]:
-    """The command line of a tiny run, by one process or by several."""
+def command(
+    data: Path,
+    out: Path,
+    *words: str,
+    processes: int = 1,
+    restarts: int = 0,
+    launched: bool = False,
+) -> list[str]:
+    """The command line of a tiny run, by torchrun if several or `launched`."""
     launcher = [sys.executable]
-    if processes > 1:
+    if processes > 1 or launched:
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         # A port of its own for every run: several may be tested at once.
         launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
