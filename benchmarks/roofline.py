@@ -142,6 +142,8 @@ def markdown(kept: dict[str, Any]) -> str:
         f"{kept['kind']}, commit {', '.join(used)}: {number(peaks['float32'])} GFLOP/s float32, "
         f"{number(peaks['bfloat16'])} bfloat16, {number(copy)} GB/s\n\n"
     )
+    if kept["kind"].endswith("miniature"):
+        head += "(At miniature size networks are smaller than those counted: no share means anything.)\n\n"
     return head + markdown_table(headings, rows)
 
 

@@ -372,9 +372,20 @@ def test_what_an_unfinished_experiment_has_measured_is_collected(tmp_path):
     }  # fmt: skip
     (run_folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     write_config(run_folder, rounds=1)
-    (run_folder / "versions.json").write_text("{}")
+    (run_folder / "versions.json").write_text('{"torch": "2.99", "gpu": "Abacus"}')
+    row = {"unit": "people/s", "better": "higher", "tolerance": 0.15, "goal": 400, "peer": None}
+    kept = result({**LIMITS, ADAM: 500.0}, failed={"storage": "out of order"})
+    kept["measured"] = [{**row, **one, "met": None, "peer_name": ""} for one in kept["measured"]]
+    write_results(state / "results", on_01_all=kept)
     experiment.collect(state, out)
     page = (out / "results.md").read_text()
+    assert "Abacus, torch 2.99; 1 rounds; 9 people registered.\n" in page
+    assert "![Errors over the rounds, exact](fig2-exact.png)" in page
+    assert "a GPU, full, commit abc\n\n| metric | value |" in page
+    assert f"| {ADAM} | 500 | people/s | higher | 15% |  |  | >= 400 | met |" in page
+    assert "- failed: storage: out of order" in page
+    assert "| registration, 150 Adam steps | 36 | 0.01 | 2,778 (arithmetic) | 500 | 18.0% |" in page
+    assert json.loads((out / "benchmarks.json").read_text()) == {"2026-01-01-all": kept}
     assert "| registration, round 1 | train | 51.2 | 52.0 | 40.0 | 30.0 |  |  |" in page
     assert "| no 3D: the paper, MoSh correspondences | test |  |  |  |  |  | 96.99 |" in page
     assert "Steps done: people.\n- failed: try-tests (exit code 1): one failed" in page
