@@ -36,8 +36,9 @@ if [ "$SIZE" = miniature ]; then
   DEMO=(--data.train 12 --data.val 0 --data.test 6 --data.size 64 --run.rounds 1 --run.lifter.steps 30
     --run.regressor.batch 8 --run.regressor.head-steps 10)
   BENCH=(--miniature)
-  # In one process, for starting it is most of the work; `accuracy` asks nothing of a GPU, but must run too.
-  GROUPS_AT_ONCE=("machine start registration lifter training head prediction evaluation skinning synthetic scaling storage pictures accuracy")
+  # Several in a process, for starting it is most of the work; `accuracy` asks nothing of a GPU, but must run too.
+  GROUPS_AT_ONCE=("machine start registration lifter training head" "prediction evaluation skinning synthetic scaling"
+    "storage pictures accuracy")
 else
   PEOPLE="${PEOPLE:-25000}" TEST="${TEST:-2000}" # of each kind, so 50,000 to train on
   SYNTH=(--size 224)

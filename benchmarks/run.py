@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def main() -> None:
     for name in _wanted(options):
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            found += GROUPS[name](bench)
+            found += _sound(GROUPS[name](bench), found)
         except Exception as error:  # one broken workload must not cost the others' numbers
             failed[name] = f"{type(error).__name__}: {error}"
     sys.exit(_report(found, failed, bench, options))
@@ -100,6 +101,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=here / "results")
     parser.add_argument("--baseline", type=Path, default=here / "baseline.json")
     return parser.parse_args()
+
+
+def _sound(measured: list[Measured], before: list[Measured]) -> list[Measured]:
+    """What a group measured: numbers, each of a name of its own."""
+    if not measured:
+        raise ValueError("nothing was measured")
+    names = {one.metric for one in before}
+    for one in measured:
+        if not math.isfinite(one.value):
+            raise ValueError(f"{one.metric} is {one.value}")
+        if one.metric in names:
+            raise ValueError(f"{one.metric} is measured twice")
+        names.add(one.metric)
+    return measured
 
 
 def _wanted(options: argparse.Namespace) -> list[str]:
