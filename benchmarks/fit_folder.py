@@ -48,17 +48,20 @@ def main(folder: Path, out: Path, device: str) -> None:
         while not over.wait(1.0):
             keep(finished=False)
 
+    keep(finished=False)
     clerk = threading.Thread(target=keep_every_second, daemon=True)
     clerk.start()
+    finished = False
     try:
         register_split(
             folder, "train", template, out / "estimates.parquet", default_config(bench),
             lifter=None, device=bench.device,
         )  # fmt: skip
+        finished = True
     finally:
         over.set()
         clerk.join()
-    keep(finished=True)
+        keep(finished=finished)
 
 
 if __name__ == "__main__":

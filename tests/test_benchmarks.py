@@ -162,7 +162,7 @@ def test_a_fit_that_was_stopped_goes_on_and_its_calls_are_added_up(bench):
 
 def test_what_a_killed_fit_took_is_known(bench):
     """`kill -9` in the middle: what it took is kept, and so is what it had fitted."""
-    folder = planted.planted_folder(bench.folder / "people", templates.load(), 3000)
+    folder = planted.planted_folder(bench.folder / "people", templates.load(), 2000)
     out = bench.folder / "out"
     script = str(BENCHMARKS / "fit_folder.py")
     command = [sys.executable, script, str(folder), str(out), "cpu"]
@@ -180,7 +180,7 @@ def test_what_a_killed_fit_took_is_known(bench):
     assert (both["calls"], both["finished"], both["start"]) == (2, True, first["start"])
     assert both["seconds"] > first["seconds"]
     assert parts
-    assert len(read_estimates(out / "estimates.parquet", templates.load()).keys) == 3000
+    assert len(read_estimates(out / "estimates.parquet", templates.load()).keys) == 2000
 
 
 def test_the_peer_fits_what_was_planted_in_its_own_body(template, tmp_path):
