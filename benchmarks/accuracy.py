@@ -33,11 +33,10 @@ WATCH = Watch()
 
 def accuracy(bench: Bench) -> list[Measured]:
     """Registration and lifting of fresh people."""
-    folder = bench.folder
     template = templates.load()
     train, test = bench.of((2500, 400), (600, 100), (8, 4))
     config = SyntheticConfig(train=train, val=0, test=test, seed=FRESH_SEED)
-    exact, lifted, truth, people, lifter_mm, zero_mm = _lifted(template, folder / "exact", config)
+    exact, lifted, truth, people, lifter_mm, zero_mm = _lifted(bench, "exact", config)
     del exact
     mean = ["all"] * len(people)
     oracle = replace(RegistrationConfig(), depth_weight=10.0)
@@ -46,7 +45,7 @@ def accuracy(bench: Bench) -> list[Measured]:
     found, _ = register(template, lifted, people.crop, RegistrationConfig())
     first = score_estimates(template, found, truth, mean)
     rough = replace(config, quality="predicted")
-    _, noisy, noisy_truth, noisy_people, *_ = _lifted(template, folder / "predicted", rough)
+    _, noisy, noisy_truth, noisy_people, *_ = _lifted(bench, "predicted", rough)
     found, _ = register(template, noisy, noisy_people.crop, RegistrationConfig())
     third = score_estimates(template, found, noisy_truth, mean)
     return [
@@ -59,21 +58,23 @@ def accuracy(bench: Bench) -> list[Measured]:
     ]
 
 
-def _lifted(template, folder, config):
+def _lifted(bench: Bench, name: str, config: SyntheticConfig):
     """Fresh people with the depths of a lifter that was trained on others' 2D."""
+    folder, template = bench.folder / name, templates.load()
     with WATCH.stage(f"people in {folder}", config.train + config.test) as advance:
-        synthesize(folder, config, workers=2, progress=lambda done, _: advance(done))
-    path = folder / "lifter.safetensors"
-    if not path.exists():
-        seen = read_people(folder, "train", template).observations
-        budget: LifterConfig = PRESETS["laptop" if len(seen.keypoints) > 100 else "tiny"].run.lifter
-        with WATCH.stage("lifter", budget.steps) as advance:
-            trained = lifting.train(
-                seen.keypoints, seen.keypoint_weights, seen.joints, budget,
-                after_chunk=lambda now: advance(now.step),
-            )  # fmt: skip
-        lifting.save_lifter(trained, path)
-    lifter = lifting.load_lifter(path)
+        synthesize(
+            folder, config, workers=bench.of(2, 2, 1), progress=lambda done, _: advance(done)
+        )
+    seen = read_people(folder, "train", template).observations
+    budget: LifterConfig = PRESETS[bench.of("laptop", "laptop", "tiny")].run.lifter
+    if bench.size == "miniature":
+        budget = replace(budget, steps=20)
+    # Each time anew: a lifter that was kept would be that of other code.
+    with WATCH.stage("lifter", budget.steps) as advance:
+        lifter = lifting.train(
+            seen.keypoints, seen.keypoint_weights, seen.joints, budget,
+            after_chunk=lambda now: advance(now.step),
+        )  # fmt: skip
     people = read_people(folder, "test", template)
     truth = read_truth(folder, "test", people.keys)
     lifted = lifter.lift(people.observations)

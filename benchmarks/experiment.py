@@ -7,10 +7,11 @@ python benchmarks/experiment.py collect STATE OUT    what benchmarks/gpu.sh did
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import pyarrow.parquet as pq
 from deformlearn.data.shards import read_info, write_info
 from deformlearn.errors import InputError
 from deformlearn.report import millimetres, results_table, write_figure_curve
-from deformlearn.rundir import RunFolder
-from table import markdown_table
+from deformlearn.rundir import RunFolder, read_config
+from table import HEADINGS, Measured, cells, markdown_table, peers
 
 QUALITIES = {
     "exact": "exact correspondences (the paper: MoSh)",
@@ -87,14 +88,25 @@ def collect(state: Path, out: Path) -> None:
             "versions": json.loads((run / "versions.json").read_text()),
             "records": [_short(record) for record in records],
         }
-        pages += [f"## {title}\n", _errors(records), "", _fig2(records), "", _times(records), ""]
+        pages += [
+            f"## {title}\n",
+            _about(run, records),
+            "",
+            _errors(records),
+            "",
+            _fig2(records),
+            "",
+        ]
         try:
             write_figure_curve(out / f"fig2-{quality}.png", run)
+            pages.append(f"![Errors over the rounds, {quality}](fig2-{quality}.png)\n")
         except InputError as error:
             pages.append(f"(no figure: {error})\n")
+        pages += [_times(records), ""]
     done = {path.name: path.read_text().strip() for path in sorted((state / "done").glob("*"))}
     kept["done"] = done
     (out / "experiment.json").write_text(json.dumps(kept, indent=1) + "\n")
+    pages += _benchmarks(measured, state / "results")
     pages.append(
         f"Steps done: {', '.join(n for n, failure in done.items() if not failure) or 'none'}."
     )
@@ -105,6 +117,51 @@ def collect(state: Path, out: Path) -> None:
 
 def _results(state: Path) -> Iterator[Path]:
     yield from sorted((state / "results").glob("*.json"))
+
+
+def _benchmarks(measured: dict[str, dict[str, Any]], results: Path) -> list[str]:
+    """What was measured beside goals and peers, and what the machine could do."""
+    if not measured:
+        return []
+    import roofline  # here, for it imports what takes seconds
+
+    names = {field.name for field in fields(Measured)}
+    rows = [
+        Measured(**{name: value for name, value in row.items() if name in names})
+        for result in measured.values()
+        for row in result["measured"]
+    ]
+    # Nothing was accepted before, on a machine that is seen for the first time.
+    kept = [column for column, name in enumerate(HEADINGS) if name not in ("baseline", "change")]
+    lines = [[cells(row, {})[column] for column in kept] for row in rows]
+    about = "; ".join(
+        dict.fromkeys(f"{x['kind']}, commit {x['commit']}" for x in measured.values())
+    )
+    failed = [
+        f"- failed: {group}: {why}"
+        for result in measured.values()
+        for group, why in result["failed"].items()
+    ]
+    table = markdown_table([HEADINGS[column] for column in kept], lines)
+    page = ["## Benchmarks\n", f"{about}\n", table, "", *peers(rows), *failed, ""]
+    with contextlib.suppress(SystemExit):  # the machine's limits and registration come first
+        page += ["## The limits of the machine\n", roofline.tables(results), ""]
+    return page
+
+
+def _about(run: Path, records: list[dict[str, Any]]) -> str:
+    """On what, with which versions and over how many people: what a number means nothing without."""
+    versions = json.loads((run / "versions.json").read_text())
+    machine = versions.get("gpu") or versions.get("machine", "unknown machine")
+    people = {
+        what: record["scores"]["people"]
+        for record in records
+        for stage, what in (("register", "registered"), ("learn", "tested"))
+        if record["stage"] == stage and record.get("scores")
+    }
+    counted = ", ".join(f"{count:,} people {what}" for what, count in people.items())
+    rounds = read_config(run)["config"]["rounds"]
+    return f"{machine}, torch {versions.get('torch', 'unknown')}; {rounds} rounds; {counted}."
 
 
 def _short(record: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +208,9 @@ def _fig2(records: list[dict[str, Any]]) -> str:
     ]
     table = markdown_table(["raw MPJPE, mm", *(f"round {number}" for number in rounds)], rows)
     paper = "; ".join(f"{what} {mm}" for what, mm in PAPER_FIG2.items())
-    return f"{table}\n\nThe paper's Fig. 2 (Human3.6M, other data): {paper} mm."
+    return (
+        f"{table}\n\nThe paper's Fig. 2 (Human3.6M, MoSh correspondences; other data): {paper} mm."
+    )
 
 
 def _times(records: list[dict[str, Any]]) -> str:

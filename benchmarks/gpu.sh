@@ -5,14 +5,19 @@
 #   PACK=.whl/pack.tar.xz OUT=results benchmarks/gpu.sh   without a network: see benchmarks/pack.py
 #   SIZE=miniature DEVICE=cpu OUT=results benchmarks/gpu.sh    does it run? (a few minutes on two cores)
 #
-# It runs the benchmarks, the tests that need CUDA, and the experiment of the paper's size on synthetic people:
-# `wild` and `lab` people together, exact correspondences and a predictor's, three rounds, and what they are
-# compared with. What is done is kept in STATE, and every step goes on where the call before was stopped. OUT
-# gets what is worth keeping: JSON, figures, and the Markdown for docs/results.md.
-# Exit code: 0 all is done; 75 call again; 1 a step of the experiment failed.
+# It runs the benchmarks, the tests that need CUDA, the tiny demo by all GPUs together, and the experiment of the
+# paper's size on synthetic people: `wild` and `lab` people together, exact correspondences and a predictor's,
+# three rounds, and what they are compared with; a million people registered at last. What is done is kept in
+# STATE, and every step goes on where the call before was stopped. OUT gets what is worth keeping: JSON, figures,
+# and the Markdown for docs/results.md.
+# Exit code: 0 all is done; 75 call again; 1 a step of the experiment failed, or all is done but what could only
+# be tried.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-SIZE="${SIZE:-full}" DEVICE="${DEVICE:-auto}" LIMIT="${LIMIT:-480}" PYTHON="${PYTHON:-python3}"
+SIZE="${SIZE:-full}" DEVICE="${DEVICE:-auto}" LIMIT="${LIMIT:-480}" VENV="${VENV:-.venv}"
+if [ -z "${PYTHON:-}" ]; then
+  if [ -x "$VENV/bin/python" ]; then PYTHON="$VENV/bin/python"; else PYTHON=python3; fi
+fi
 STATE="${STATE:-runs/gpu-$SIZE}" OUT="${OUT:-$STATE/out}" WORKERS="${WORKERS:-$(nproc)}"
 mkdir -p "$STATE/done" "$STATE/results" "$OUT"
 STATE="$(cd "$STATE" && pwd)"
@@ -27,15 +32,24 @@ fi
 if [ "$SIZE" = miniature ]; then
   PEOPLE=12 TEST=6
   SYNTH=(--size 64 --points 40)
-  RUN=(--preset tiny --rounds 3 --lifter.steps 100 --regressor.batch 8)
+  RUN=(--preset tiny --rounds 2 --lifter.steps 50 --regressor.batch 8 --regressor.head-steps 10)
+  DEMO=(--data.train 12 --data.val 0 --data.test 6 --data.size 64 --run.rounds 1 --run.lifter.steps 30
+    --run.regressor.batch 8 --run.regressor.head-steps 10)
   BENCH=(--miniature)
+  # Several in a process, for starting it is most of the work; `accuracy` asks nothing of a GPU, but must run too.
+  GROUPS_AT_ONCE=("machine start registration lifter training head" "prediction evaluation skinning synthetic scaling"
+    "storage pictures accuracy")
 else
   PEOPLE="${PEOPLE:-25000}" TEST="${TEST:-2000}" # of each kind, so 50,000 to train on
   SYNTH=(--size 224)
   # From random weights, unless the ImageNet ones are in the cache; the paper fine-tuned 30 epochs a round.
   RUN=(--preset gpu --rounds 3 --lifter.steps 20000 --regressor.epochs "${EPOCHS:-2}")
+  DEMO=()
   BENCH=()
+  GROUPS_AT_ONCE=(machine registration lifter training head prediction evaluation skinning synthetic scaling storage pictures)
 fi
+# As many processes as there are GPUs, by nccl; on CPU two, by gloo.
+if [ "$DEVICE" = cpu ]; then TEAM=2; else TEAM=gpu; fi
 
 collect() {
   "$PYTHON" benchmarks/experiment.py collect "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "collecting failed: see $STATE/log.txt"
@@ -74,11 +88,21 @@ call_again() {
   exit 75
 }
 
-for group in machine registration lifter training prediction skinning synthetic scaling storage; do
-  step "try-bench-$group" "$PYTHON" benchmarks/run.py --only "$group" --device "$DEVICE" --out "$STATE/results" --data "$STATE/bench" ${BENCH[@]+"${BENCH[@]}"}
+bench() {
+  local name="$1"
+  shift
+  step "$name" "$PYTHON" benchmarks/run.py "${@/#/--only=}" --device "$DEVICE" --out "$STATE/results" --data "$STATE/bench" ${BENCH[@]+"${BENCH[@]}"}
+}
+
+for groups in "${GROUPS_AT_ONCE[@]}"; do
+  # shellcheck disable=SC2086 # several groups are several words
+  bench "try-bench-${groups%% *}" $groups
 done
-# shellcheck disable=SC2046 # the files that speak of CUDA; others may need packages that are not here
-step try-tests "$PYTHON" -m pytest -q -k cuda $(grep -l cuda tests/test_*.py)
+# Of the files with tests that are skipped elsewhere; others may need packages that are not here.
+# shellcheck disable=SC2046
+step try-tests "$PYTHON" -m pytest -q -rs -k cuda $(grep -l "needs a CUDA device" tests/test_*.py)
+step try-team "$PYTHON" -m torch.distributed.run --nproc-per-node "$TEAM" --rdzv-backend c10d --rdzv-endpoint localhost:0 \
+  -m deformlearn demo --preset tiny --out "$STATE/team" --run.device "$DEVICE" ${DEMO[@]+"${DEMO[@]}"}
 for quality in exact predicted; do
   for people in wild lab; do
     step "people-$people-$quality" "$PYTHON" -m deformlearn synth --preset gpu --people "$people" --quality "$quality" --out "$STATE/$people-$quality" \
@@ -90,6 +114,12 @@ done
 for quality in exact predicted; do
   step "baselines-$quality" "$PYTHON" -m deformlearn run "$STATE/$quality" --out "$STATE/run-$quality" --device "$DEVICE" --workers "$WORKERS" "${RUN[@]}" --baselines
 done
-step try-bench-million "$PYTHON" benchmarks/run.py --only million --device "$DEVICE" --out "$STATE/results" --data "$STATE/bench" ${BENCH[@]+"${BENCH[@]}"}
+bench million million
 collect
+failures="$(cat "$STATE"/done/*)"
+if [ -n "$failures" ]; then
+  echo "all is done, but for what follows: $OUT"
+  echo "$failures"
+  exit 1
+fi
 echo "all is done: $OUT"

@@ -15,8 +15,8 @@ from deformlearn import templates
 from deformlearn.backbone import NARROW
 from deformlearn.config import PRESETS, LifterConfig, RegressorConfig
 from deformlearn.estimate import Estimate
-from deformlearn.learning import Training, TrainingSet
-from deformlearn.regressor import Regressor, at_once, build_network, predict_dataset
+from deformlearn.learning import Training, TrainingSet, train_head
+from deformlearn.regressor import Head, Regressor, at_once, build_network, predict_dataset
 from deformlearn.runtime import autocast
 from deformlearn.stepping import compiles
 from machine import Bench, median, times_faster
@@ -105,6 +105,23 @@ def prediction(bench: Bench) -> list[Measured]:
         }
         found += _rates(bench, f"prediction, {name}", jobs, count, 0.90)
     return found
+
+
+def head_only(bench: Bench) -> list[Measured]:
+    """Cached features a second through the phase that ends a round: head, body, losses, AdamW.
+
+    So few images that caching them is a small part of it.
+    """
+    config = PRESETS["laptop"].run.regressor
+    config = replace(config, head_views=1, head_steps=bench.of(600, 200, 2))
+    if bench.size == "miniature":
+        config = replace(config, size=64, head_batch=4)
+    data, network = _learner(bench, config, config.head_batch)
+    jobs = {"ours": lambda: train_head(network, data, templates.load(), config)}
+    seconds = bench.seconds(jobs, repeats=bench.of(5, 3, 1))
+    rate = config.head_steps * config.head_batch / median(seconds["ours"])
+    name = f"head-only phase, {config.backbone}, batch {config.head_batch}, {bench.name}"
+    return [Measured(name, rate, "features/s")]
 
 
 def _rates(
@@ -222,6 +239,15 @@ def lifter_mflop(width: int) -> float:
     with counter:
         lifting.train(seen.keypoints, seen.keypoint_weights, seen.joints, config)
     return counter.get_total_flops() / config.batch / 1e6
+
+
+def head_mflop(config: RegressorConfig) -> float:
+    """The same of one image's features through the head, forward (10^6)."""
+    features = build_network(config, templates.load(), JOINTS).head.layers[0].in_features
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        Head(features).eval()(torch.zeros(1, features))
+    return counter.get_total_flops() / 1e6
 
 
 def backbone_gflop(config: RegressorConfig) -> float:

@@ -1,4 +1,4 @@
-"""Synthetic people and full meshes a second."""
+"""Synthetic people, full meshes and evaluated people a second."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import torch
+
+from deformlearn import templates
 from deformlearn.config import SyntheticConfig
+from deformlearn.data.shards import Truth
 from deformlearn.data.synthetic import make_person, synthesize
+from deformlearn.estimate import Estimate
+from deformlearn.evaluation import score_estimates
 from deformlearn.runtime import start_worker
 from machine import Bench, median
 from peers_skinning import compare_skinning
@@ -79,3 +85,22 @@ def skinning(bench: Bench) -> list[Measured]:
         for name, rate in rates.items()
         if name != "deformlearn"
     ]  # fmt: skip
+
+
+def evaluation(bench: Bench) -> list[Measured]:
+    """All errors of estimates against true joints and true meshes, which come from ordinary memory."""
+    template = templates.load().to(bench.device)
+    people = bench.of(4096 if bench.gpu else 1024, 512, 4)
+    draw = torch.Generator().manual_seed(0)
+    rest = Estimate.rest(templates.load(), people)
+    pose = 0.3 * torch.randn(rest.body.pose.shape, generator=draw)
+    guess = replace(rest, body=replace(rest.body, pose=pose))
+    names, vertices = template.landmark_names, len(template.vertices)
+    keys = [str(row) for row in range(people)]
+    landmarks = torch.randn(people, len(names), 3, generator=draw)
+    truth = Truth(keys, names, landmarks, torch.randn(people, vertices, 3, generator=draw))
+    actions = ["Walking", "Sitting"] * (people // 2)
+    jobs = {"ours": lambda: score_estimates(template, guess, truth, actions)}
+    seconds = bench.seconds(jobs, repeats=bench.of(5, 3, 1))
+    rate = people / median(seconds["ours"])
+    return [Measured(f"evaluation, joints and meshes, {bench.name}", rate, "people/s")]

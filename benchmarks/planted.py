@@ -13,6 +13,7 @@ from deformlearn.body import BodyParameters, BodyTemplate
 from deformlearn.camera import Crop
 from deformlearn.data.shards import DatasetInfo, Row, write_info, write_rows
 from deformlearn.estimate import Estimate, project_points
+from deformlearn.files import whole_file
 from deformlearn.observations import Observations
 from deformlearn.skeleton import joint_set
 
@@ -43,15 +44,36 @@ def planted(
 
 
 def planted_folder(folder: Path, template: BodyTemplate, people: int) -> Path:
-    """A data set of that many people without images, made once; a thousand bodies take turns."""
+    """A data set of that many people without images, made once; a thousand bodies take turns.
+
+    Whoever is stopped meanwhile goes on with the next shard.
+    """
     shard = min(people, 1000)
     if people % shard:
         raise ValueError(f"people must be a multiple of {shard}, got {people}")
     if (folder / "dataset.json").exists():
         return folder
-    observations, _ = planted(template, shard)
-    # A data set does not say depths: the lifter gives them, or nothing does.
-    rows = [
+    paths = [
+        folder / "observations" / f"train-{number:05d}.parquet" for number in range(people // shard)
+    ]
+    if not paths[0].exists():
+        write_rows(folder, "train", 0, _rows(planted(template, shard)[0]))
+    table = pq.read_table(paths[0])
+    for number, path in enumerate(paths):
+        if path.exists():
+            continue
+        keys = pa.array([f"{number * shard + index:09d}" for index in range(shard)])
+        renamed = table.set_column(table.schema.get_field_index("key"), "key", keys)
+        with whole_file(path) as file:
+            pq.write_table(renamed.replace_schema_metadata(table.schema.metadata), file)
+    info = DatasetInfo(template.name, template.fingerprint, JOINTS, description="planted people")
+    write_info(folder, info)
+    return folder
+
+
+def _rows(observations: Observations) -> list[Row]:
+    """As they are stored: pixels, and no depths, which the lifter gives or nothing does."""
+    return [
         Row(
             key=f"{index:09d}",
             crop=(HALF, HALF, HALF),
@@ -62,15 +84,5 @@ def planted_folder(folder: Path, template: BodyTemplate, people: int) -> Path:
             keypoints=(observations.keypoints[index].numpy() + 1) * HALF,
             keypoint_weights=observations.keypoint_weights[index].numpy(),
         )
-        for index in range(shard)
+        for index in range(len(observations.points))
     ]
-    first = write_rows(folder, "train", 0, rows)
-    table = pq.read_table(first)
-    for number in range(1, people // shard):
-        keys = pa.array([f"{number * shard + index:09d}" for index in range(shard)])
-        renamed = table.set_column(table.schema.get_field_index("key"), "key", keys)
-        path = first.with_name(f"train-{number:05d}.parquet")
-        pq.write_table(renamed.replace_schema_metadata(table.schema.metadata), path)
-    info = DatasetInfo(template.name, template.fingerprint, JOINTS, description="planted people")
-    write_info(folder, info)
-    return folder

@@ -7,12 +7,13 @@ copy that the group `machine` measured on the same machine, on all threads.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deformlearn.config import PRESETS
-from learning_speed import backbone_gflop, lifter_mflop
+from learning_speed import backbone_gflop, head_mflop, lifter_mflop
 from table import markdown_table, number
 
 ADAM_STEP = 0.24
@@ -48,40 +49,81 @@ def stages() -> list[Stage]:
         # Backward costs twice the forward pass: once for the inputs and once for the weights.
         Stage("training, laptop", "training, laptop", 3 * thin, 3 * 96 * 96 / 1e6, "bfloat16"),
         Stage("training, paper", "training, paper", 3 * thick, 3 * 224 * 224 / 1e6, "bfloat16"),
+        # The head alone, three times its forward pass; a row of features is read, its labels too.
+        Stage("head-only phase", "head-only phase", 3 * head_mflop(laptop), 0.004),
         Stage("prediction, laptop", "prediction, laptop", thin, 3 * 96 * 96 / 1e6, "bfloat16"),
         Stage("prediction, paper", "prediction, paper", thick, 3 * 224 * 224 / 1e6, "bfloat16"),
+        # As skinning; the mesh is written once, and the true one read.
+        Stage(
+            "evaluation, with meshes", "evaluation", 13718 * 1.6 * 24 / 1e6, 2 * 13718 * 12 / 1e6
+        ),
         # 512 x 512 samples of some 30 float32 numbers, each written and read twice, on one core of all.
         Stage("synthetic, 256 px", "synthetic people, 256 px", 0, 4 * 512 * 512 * 30 * 4 / 1e6),
         # 13,718 vertices, each moved by 1.6 bones of 3 x 4 numbers; vertices and the map once.
         Stage("skinning, full mesh", "skinning", 13718 * 1.6 * 24 / 1e6, 13718 * 12 / 1e6),
         # 128 points of 7 numbers and 24 joints of 3: read, unpacked and padded.
         Stage("Parquet in", "Parquet: read observations", 0, 3 * (128 * 7 + 24 * 3) * 4 / 1e6),
+        # 256 x 256 x 3 bytes decoded, read again to be resized, and 224 x 224 x 3 written.
+        Stage("pictures, 256 px JPEG", "pictures, 256 px", 0, 3 * (2 * 256**2 + 224**2) / 1e6),
         Stage("Parquet out", "Parquet: write estimates", 0, 3 * 120 * 4 / 1e6),
     ]
 
 
-def latest(folder: Path) -> dict[str, Any]:
-    """The newest results that hold the machine's limits and registration."""
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        kept = json.loads(path.read_text())
-        metrics = " ".join(one["metric"] for one in kept.get("measured", []))
-        if "machine: copy" in metrics and "Adam" in metrics:
-            return kept
-    raise SystemExit(f"no results of all groups in {folder}; run `python benchmarks/run.py` first")
+def latest(folder: Path) -> list[dict[str, Any]]:
+    """What was last measured of everything on each kind of machine, newest first.
+
+    Groups that were run one by one lie in files of their own, or in one that holds them all
+    (`experiment.py collect`). A machine that lacks its limits or registration is left out.
+    """
+    results = sorted(_results(folder), key=lambda one: one["time"], reverse=True)
+    kinds: dict[str, dict[str, Any]] = {}
+    for kept in results:
+        kind = kinds.setdefault(kept["kind"], {"kind": kept["kind"], "measured": {}})
+        for one in kept["measured"]:
+            kind["measured"].setdefault(one["metric"], (one["value"], kept["commit"]))
+    return [kind for kind in kinds.values() if _suffices(" ".join(kind["measured"]))]
+
+
+def _results(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every result of `run.py` in a folder and those in it, with its time or at least its day."""
+    for path in sorted(folder.rglob("*.json")):
+        found = json.loads(path.read_text())
+        several = {path.stem: found} if "measured" in found else found
+        for name, one in several.items():
+            # The oldest say neither machine nor commit.
+            if isinstance(one, dict) and {"measured", "kind", "commit"} <= one.keys():
+                yield {"time": name[: len("2026-01-31")], **one}
+
+
+def _suffices(metrics: str) -> bool:
+    return "machine: copy" in metrics and "150 Adam steps, ours" in metrics
+
+
+def tables(folder: Path) -> str:
+    """The roofline of every machine of which there are results."""
+    found = [markdown(kept) for kept in latest(folder)]
+    if not found:
+        raise SystemExit(
+            f"no results of the groups machine and registration of one kind of machine in {folder}; "
+            f"run `python benchmarks/run.py` first"
+        )
+    return "\n\n".join(found)
 
 
 def markdown(kept: dict[str, Any]) -> str:
     """The roofline of one machine."""
-    measured = {one["metric"]: one["value"] for one in kept["measured"]}
+    measured = {metric: value for metric, (value, _) in kept["measured"].items()}
     peaks = {name: measured[f"machine: matrix product, {name}"] for name in ("float32", "bfloat16")}
     copy = measured["machine: copy, read + written"]
-    head = (
-        f"{kept['kind']}, commit {kept['commit']}: {number(peaks['float32'])} GFLOP/s float32, "
-        f"{number(peaks['bfloat16'])} bfloat16, {number(copy)} GB/s\n\n"
+    used = dict.fromkeys(
+        commit for metric, (_, commit) in kept["measured"].items() if metric.startswith("machine: ")
     )
     rows = []
     for stage in stages():
-        rate = next((rate for name, rate in measured.items() if _names(stage.metric, name)), None)
+        name = next((name for name in measured if _names(stage.metric, name)), None)
+        rate = None if name is None else measured[name]
+        if name is not None:
+            used[kept["measured"][name][1]] = None
         by_flop = peaks[stage.precision] * 1e3 / stage.mflop if stage.mflop else float("inf")
         by_byte = copy * 1e3 / stage.megabytes
         limit = min(by_flop, by_byte)
@@ -96,6 +138,12 @@ def markdown(kept: dict[str, Any]) -> str:
             ]
         )
     headings = ["stage", "MFLOP / item", "MB / item", "limit, items/s", "measured", "share"]
+    head = (
+        f"{kept['kind']}, commit {', '.join(used)}: {number(peaks['float32'])} GFLOP/s float32, "
+        f"{number(peaks['bfloat16'])} bfloat16, {number(copy)} GB/s\n\n"
+    )
+    if kept["kind"].endswith("miniature"):
+        head += "(At miniature size networks are smaller than those counted: no share means anything.)\n\n"
     return head + markdown_table(headings, rows)
 
 

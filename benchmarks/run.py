@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -40,10 +41,13 @@ GROUPS: dict[str, Callable[[Bench], list[Measured]]] = {
     "scaling": registration_speed.scaling,
     "lifter": learning_speed.lifter,
     "training": learning_speed.training,
+    "head": learning_speed.head_only,
     "prediction": learning_speed.prediction,
+    "evaluation": people_speed.evaluation,
     "synthetic": people_speed.synthetic,
     "skinning": people_speed.skinning,
     "storage": storage_speed.storage,
+    "pictures": storage_speed.pictures,
     "accuracy": accuracy.accuracy,
     "million": registration_speed.million,
 }
@@ -56,7 +60,7 @@ SLOW = ("accuracy", "million")
 def main() -> None:
     options = _options()
     if options.roofline:
-        print(roofline.markdown(roofline.latest(options.out)))
+        print(roofline.tables(options.out))
         return
     size = "quick" if options.quick else "miniature" if options.miniature else "full"
     bench = Bench(runtime.device(options.device), size, options.data / size)
@@ -72,7 +76,7 @@ def main() -> None:
     for name in _wanted(options):
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            found += GROUPS[name](bench)
+            found += _sound(GROUPS[name](bench), found)
         except Exception as error:  # one broken workload must not cost the others' numbers
             failed[name] = f"{type(error).__name__}: {error}"
     sys.exit(_report(found, failed, bench, options))
@@ -99,6 +103,20 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _sound(measured: list[Measured], before: list[Measured]) -> list[Measured]:
+    """What a group measured: numbers, each of a name of its own."""
+    if not measured:
+        raise ValueError("nothing was measured")
+    names = {one.metric for one in before}
+    for one in measured:
+        if not math.isfinite(one.value):
+            raise ValueError(f"{one.metric} is {one.value}")
+        if one.metric in names:
+            raise ValueError(f"{one.metric} is measured twice")
+        names.add(one.metric)
+    return measured
+
+
 def _wanted(options: argparse.Namespace) -> list[str]:
     """The groups to run: those named; else all but the slow ones, or none to look at a folder."""
     if options.only:
@@ -123,7 +141,8 @@ def _report(
         print(f"WORSE  {line}")
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}")
-    about = {**machine.describe(bench), "demo": options.demo and options.demo.name}
+    about = {**machine.describe(bench), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    about["demo"] = options.demo and options.demo.name
     kept = {**about, "measured": record(found), "failed": failed}
     options.out.mkdir(parents=True, exist_ok=True)
     which = "-".join(options.only or ["demo" if options.demo else "all"])

@@ -1,4 +1,4 @@
-"""Parquet in and out, and what a newcomer waits for first."""
+"""Parquet in and out, pictures in, and what a newcomer waits for first."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 
 from deformlearn import templates
 from deformlearn.camera import Crop
-from deformlearn.config import RegistrationConfig
+from deformlearn.config import RegistrationConfig, SyntheticConfig
 from deformlearn.data.estimates import Estimates, read_estimates, write_estimates
+from deformlearn.data.images import decode_image
 from deformlearn.data.shards import read_people
+from deformlearn.data.synthetic import make_person
 from deformlearn.estimate import Estimate
 from deformlearn.registration import quality_of
 from machine import Bench, median
@@ -42,6 +44,22 @@ def storage(bench: Bench) -> list[Measured]:
         )
         for name in jobs
     ]  # fmt: skip
+
+
+def pictures(bench: Bench) -> list[Measured]:
+    """JPEGs of synthetic people to the network's pixels, on one core; a run decodes each image once."""
+    large, small = bench.of((256, 224), (256, 224), (64, 32))
+    config = SyntheticConfig(size=large)
+    several = [make_person(config, "train", index)[0].image for index in range(bench.of(16, 8, 2))]
+    turns = bench.of(30, 10, 1)
+
+    def decode() -> None:
+        for image in several * turns:
+            decode_image(image, small)
+
+    seconds = bench.seconds({"decode": decode}, repeats=bench.of(5, 3, 1))["decode"]
+    rate = len(several) * turns / median(seconds)
+    return [Measured(f"pictures, {large} px JPEG to {small} px, one core", rate, "images/s")]
 
 
 def start(bench: Bench) -> list[Measured]:

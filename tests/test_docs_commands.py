@@ -79,7 +79,7 @@ NOT_RUN = {
     r"make (check|format|docs|docs-serve|package|bench|kill)\b.*": (
         "targets of the Makefile, whose programs have tests of their own or are run by .ci/run"
     ),
-    r"python benchmarks/.*|benchmarks/gpu\.sh": "tests/test_benchmarks.py runs every benchmark, small",
+    r"python benchmarks/.*|benchmarks/gpu\.sh": ".ci/run runs every benchmark, small",
     r"blender .*": "Blender is not on every machine",
 }
 """Commands that are not run here, and where else they are, or why nowhere."""

@@ -100,9 +100,17 @@ def write_people(
     return folder
 
 
-def command(data: Path, out: Path, *words: str, processes: int = 1, restarts: int = 0) -> list[str]:
-    """The command line of a tiny run, by one process or by several."""
-    launcher = [sys.executable] if processes == 1 else torchrun(processes, restarts)
+def command(
+    data: Path,
+    out: Path,
+    *words: str,
+    processes: int = 1,
+    restarts: int = 0,
+    launched: bool = False,
+) -> list[str]:
+    """The command line of a tiny run, by torchrun if several or `launched`."""
+    alone = processes == 1 and not launched
+    launcher = [sys.executable] if alone else torchrun(processes, restarts)
     return [*launcher, __file__, str(data), str(out), *words]
 
 
