@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import torch
 
+from deformlearn import gauss_newton
 from deformlearn.config import RegistrationConfig
 from deformlearn.energy import Evidence, Weights, energy
 from deformlearn.gauss_newton import descend
 from deformlearn.least_squares import Problem, Theta
+from deformlearn.normal_equations import normal_equations
 from deformlearn.orientation import oriented_start
 from deformlearn.registration import register
 
@@ -49,6 +51,22 @@ def test_people_who_leave_early_are_where_they_would_be_alone(template, planted)
         alone = descend(template, problem[rows], start[rows], SOFT, iterations=40, tolerance=1e-2)
         torch.testing.assert_close(together.energy[rows], alone.energy, rtol=1e-3, atol=1e-4)
     assert together.converged.all()
+
+
+def test_people_who_are_done_leave_the_batch(template, planted, monkeypatch):
+    _, problem, start, _ = begun(template, planted, 9)
+    sizes = []
+
+    def counted(template, problem, theta, *others):
+        sizes.append(len(theta))
+        return normal_equations(template, problem, theta, *others)
+
+    monkeypatch.setattr(gauss_newton, "normal_equations", counted)
+    descend(template, problem, start, SOFT, iterations=40, tolerance=1e-2)
+    assert sizes[0] == 9
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 5
+    assert len(sizes) < 40
 
 
 def test_at_a_minimum_no_step_is_found_and_nothing_moves(template, planted):

@@ -12,7 +12,7 @@ from deformlearn.estimate import (
     view_transforms,
 )
 from deformlearn.metrics import joint_errors
-from deformlearn.registration import keep_best, quality_of, register
+from deformlearn.registration import at_once, keep_best, quality_of, register
 from deformlearn.skeleton import JOINT_SETS
 
 EXACT = RegistrationConfig(depth_weight=10.0, joint_weight=0.001, scale_weight=10.0)
@@ -259,3 +259,13 @@ def test_products_of_less_precision_are_allowed_but_not_used(solver, template, p
         torch.set_float32_matmul_precision(before)
     for ours, theirs in zip(found.tensors(), expected.tensors(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_batch_suits_the_device_unless_it_is_asked_for():
+    newton = RegistrationConfig()
+    adam, small = replace(newton, solver="adam"), replace(newton, batch=20)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [at_once(one, cpu) for one in (newton, adam, small)] == [128, 500, 20]
+    assert at_once(newton, cuda) == at_once(adam, cuda) > 1000
+    assert at_once(small, cuda) == 20
+    assert at_once(replace(newton, batch=1000), cpu) == 128  # more would leave the cache

@@ -123,8 +123,9 @@ class RegistrationConfig(_Checked):
     """Adam step size of the first phase (paper: 0.1)."""
     learning_rate: float = 0.05
     """Adam step size after it, and of later rounds (paper: 0.1)."""
-    batch: int = 500
-    """People fitted at once (Gauss-Newton on a CPU: at most 128, which stay in its cache)."""
+    batch: int | None = None
+    """People fitted at once; by default what suits the device: 128 for Gauss-Newton on a CPU, whose
+    cache holds no more, 500 for Adam there, 8192 on a GPU, or as many as fit in its memory."""
     orient: bool = True
     """Start from the closed-form orientation (off: the rest pose facing the camera)."""
     compile: Literal["auto", "always", "never"] = "auto"
@@ -308,7 +309,6 @@ PRESETS: dict[str, DemoConfig] = {
             rounds=4,
             workers=12,
             lifter=LifterConfig(steps=60000),
-            registration=RegistrationConfig(batch=8192),
             regressor=RegressorConfig(epochs=12, batch=128, learning_rate=5e-4),
         ),
     ),

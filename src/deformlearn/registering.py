@@ -48,12 +48,14 @@ from deformlearn.own_joints import with_own_joints
 from deformlearn.parts import parts_folder
 from deformlearn.prefetch import ahead
 from deformlearn.progress import QUIET, Advance, Watch
-from deformlearn.registration import register
+from deformlearn.registration import at_once, register
 
 _LARGEST_BLOCK = 8192
 """People a block: some 30 MB of observations."""
 _BLOCKS = 64
 """A split has about so many blocks before they grow, so that many processes have something to do."""
+_STEP = 500
+"""Blocks are multiples of so many people, if no batch is asked for."""
 _COUNTERS = 4
 """Most shards that are counted at once."""
 _REJECTED_SAID = 20
@@ -174,10 +176,13 @@ def _check_length(path: Path, people: int) -> None:
         )
 
 
-def block_size(people: int, batch: int) -> int:
-    """People a block: whole batches, few people in small splits, never more than fits in memory."""
-    wanted = min(_LARGEST_BLOCK, people / _BLOCKS)
-    return batch * max(1, round(wanted / batch))
+def block_size(people: int, batch: int | None) -> int:
+    """People a block: whole batches, few people in small splits, never more than fits in memory.
+
+    It depends on no device, so that one may go on with what another has begun.
+    """
+    wanted, step = min(_LARGEST_BLOCK, people / _BLOCKS), batch or _STEP
+    return step * max(1, round(wanted / step))
 
 
 def count_split(
@@ -212,7 +217,7 @@ def _fit_blocks(
     work: _Work, blocks: Sequence[tuple[range, Path]], config: RegistrationConfig
 ) -> None:
     """Fit each block into its file; the last is written meanwhile and, for a GPU, the next is read."""
-    portion = Portion(config.batch, "people")
+    portion = Portion(at_once(config, work.device), "people")
     source = ahead(_read(work, [block for block, _ in blocks]), work.device)
     done, writing = 0, None
     with (

@@ -26,6 +26,9 @@ from deformlearn.tensors import concatenate, where
 
 _IN_CACHE = 128
 """People fitted at once on a CPU: what Gauss-Newton writes about them stays in the cache."""
+_ADAM_ON_CPU = 500
+_ON_GPU = 8192
+"""A guess: a step starts some 300 kernels, whose start should not be what it waits for."""
 _COLUMNS = 32
 """Least number of correspondences to compile for; more are powers of two."""
 
@@ -54,14 +57,13 @@ def register(
     # Medians need a column, if only of padding.
     observations = _with_columns(observations, max(observations.points.shape[1], 1))
     device = observations.points.device
-    size = config.batch
+    size = at_once(config, device)
     config = decided(config, people, device)
     compiled = config.compile == "always"
     if config.solver == "adam":
         fit = _by_adam(template, config, device)
     else:
         fit = _by_gauss_newton(template, config, device)
-        size = min(size, _IN_CACHE) if device.type == "cpu" else size
     # Alike numbers of points go together, so that little of a batch is padding.
     used = _points_used(observations)
     order = used.argsort(stable=True)
@@ -90,8 +92,8 @@ def register(
     done = 0
     # Adam's batches use every core by themselves, as a GPU's and compiled ones do.
     many = config.solver == "gauss-newton" and device.type == "cpu" and not compiled
-    at_once = runtime.in_threads if many else map
-    for rows, part in zip(batches, at_once(register_batch, batches), strict=True):
+    spread = runtime.in_threads if many else map
+    for rows, part in zip(batches, spread(register_batch, batches), strict=True):
         parts.append(part)
         done += len(rows)
         if progress is not None:
@@ -100,6 +102,15 @@ def register(
     return concatenate([one for one, _ in parts])[back], concatenate([one for _, one in parts])[
         back
     ]
+
+
+def at_once(config: RegistrationConfig, device: torch.device) -> int:
+    """How many people the device fits together."""
+    if device.type == "cuda":
+        return config.batch or _ON_GPU
+    if config.solver == "adam":
+        return config.batch or _ADAM_ON_CPU
+    return min(config.batch or _IN_CACHE, _IN_CACHE)
 
 
 def keep_best(

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +44,11 @@ FORMAT = 2
 """Version of the network file."""
 
 CELLS = 24
-"""Cells across the image that 2D heads need: finer maps cost a ResNet-50 more than all else that is
-added to it, and say no more about a body (docs/decisions/0018)."""
+"""Cells across the image that 2D heads need: finer maps cost more than they are worth
+(docs/decisions/0018)."""
 
 PYRAMID_WIDTH = 64
 """Channels of the merged feature maps."""
-
-FINEST_WIDTH = 32
-"""The same of the finest, where most of the pixels are."""
 
 LOCAL_WIDTH = 16
 """Learned features read at each joint."""
@@ -111,29 +107,21 @@ class Pyramid(nn.Module):
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
-        widths = [FINEST_WIDTH] + [PYRAMID_WIDTH] * (len(channels) - 1)
-        self.lateral = nn.ModuleList(
-            nn.Conv2d(count, width, 1) for count, width in zip(channels, widths, strict=True)
-        )
-        self.narrow = nn.ModuleList(
-            nn.Identity() if above == width else nn.Conv2d(above, width, 1, bias=False)
-            for width, above in pairwise(widths)
-        )
+        self.lateral = nn.ModuleList(nn.Conv2d(count, PYRAMID_WIDTH, 1) for count in channels)
         self.smooth = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.Conv2d(PYRAMID_WIDTH, PYRAMID_WIDTH, 3, padding=1, bias=False),
+                nn.BatchNorm2d(PYRAMID_WIDTH),
                 nn.ReLU(inplace=True),
             )
-            for width in widths[:-1]
+            for _ in channels[1:]
         )
 
     def forward(self, stages: list[Tensor]) -> Float[Tensor, "batch channels rows columns"]:
         merged = self.lateral[-1](stages[-1])
         for level in reversed(range(len(stages) - 1)):
             finer = self.lateral[level](stages[level])
-            coarser = self.narrow[level](merged)  # before it has four times the pixels
-            merged = functional.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
+            merged = functional.interpolate(merged, size=finer.shape[-2:], mode="nearest")
             merged = self.smooth[level](finer + merged)
         return merged
 
@@ -141,11 +129,11 @@ class Pyramid(nn.Module):
 class PixelHeads(nn.Module):
     """Heat maps and template coordinates of every pixel, and what they say at each joint."""
 
-    def __init__(self, joints: int, width: int = FINEST_WIDTH) -> None:
+    def __init__(self, joints: int) -> None:
         super().__init__()
         self.counts = (joints, 3, LOCAL_WIDTH)
         # All three heads as one, so that the feature map is read once.
-        self.answers = nn.Conv2d(width, sum(self.counts), 1)
+        self.answers = nn.Conv2d(PYRAMID_WIDTH, sum(self.counts), 1)
 
     def forward(self, pixels: Float[Tensor, "batch channels rows columns"]) -> tuple[Tensor, ...]:
         """Heat maps, coordinates, and per image the evidence: all joints' means under their maps."""

@@ -31,7 +31,7 @@ from deformlearn.observations import Observations
 from deformlearn.own_joints import with_own_joints
 from deformlearn.progress import Watch
 from deformlearn.registering import block_size
-from deformlearn.registration import register
+from deformlearn.registration import at_once, register
 from deformlearn.regressor import (
     Regressor,
     build_network,
@@ -131,7 +131,7 @@ def register_people(
     people = len(seen)
     crop = shop.train.people.crop
     size = block_size(people, config.batch)
-    portion = Portion(config.batch, "people")
+    portion = Portion(at_once(config, shop.device), "people")
 
     def fit_block(block: Int[Tensor, "rows"], batch: int) -> Fits:
         estimate, quality = register(
@@ -158,7 +158,7 @@ def register_people(
 def lift_people(shop: Workshop, lifter: Lifter) -> Observations:
     """What is seen of the training people, with lifted depths, on the CPU; as `register_split` lifts."""
     people, config = shop.train.people, shop.config.registration
-    portion = Portion(config.batch, "people")
+    portion = Portion(at_once(config, shop.device), "people")
 
     def lift(block: Int[Tensor, "rows"], batch: int) -> Observations:
         seen, crop = people.observations[block].to(shop.device), people.crop[block].to(shop.device)
