@@ -128,7 +128,7 @@ for person in range(7):
     weights[person, weights.shape[1] - 3 * person:] = 0  # each has fewer points than the one before
 seen = replace(seen, point_weights=weights)
 config = RegistrationConfig(
-    solver={solver!r}, depth_weight=10.0, batch=3, first_steps=4, steps=4, first_iterations=2, iterations=6
+    solver={solver!r}, depth_weight=10.0, batch=4, first_steps=4, steps=4, first_iterations=2, iterations=30
 )
 expected, quality = register(template, seen, crop, config)
 for block in (slice(0, 7), slice(2, 4), slice(6, 7)):

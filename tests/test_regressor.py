@@ -96,10 +96,10 @@ def test_turning_the_head_numbers_of_the_camera_leaves_the_pelvis_in_its_place(t
 def test_evidence_is_read_where_the_heat_map_points():
     heads = PixelHeads(2)
     with torch.no_grad():
-        heads.answers.weight[:2].zero_()
-        heads.answers.weight[0, 0] = 100.0
-        heads.answers.weight[1, 1] = 100.0
-        pixels = torch.zeros(1, heads.answers.in_channels, 4, 8)
+        heads.heatmaps.weight.zero_()
+        heads.heatmaps.weight[0, 0] = 100.0
+        heads.heatmaps.weight[1, 1] = 100.0
+        pixels = torch.zeros(1, heads.heatmaps.in_channels, 4, 8)
         pixels[0, 0, 1, 2] = 1.0
         pixels[0, 1, 3, 7] = 1.0
         _, coordinates, evidence = heads(pixels)
@@ -115,9 +115,13 @@ def test_the_pyramid_merges_odd_sizes_at_the_finest():
     assert Pyramid([3])(stages[:1]).shape[2:] == (7, 5)
 
 
-@pytest.mark.parametrize(("size", "cells"), [(32, 8), (96, 24), (188, 47), (192, 24), (224, 28)])
-def test_the_2d_heads_have_as_few_cells_as_suffice(size, cells, template):
-    network = build_network(replace(TINY, size=size), template, JOINTS).eval()
+@pytest.mark.parametrize(
+    ("size", "wanted", "cells"),
+    [(32, 24, 8), (96, 24, 24), (188, 24, 47), (192, 24, 24), (224, 24, 28), (224, 56, 56)],
+)
+def test_the_2d_heads_have_as_few_cells_as_suffice(size, wanted, cells, template):
+    config = replace(TINY, size=size, cells=wanted)
+    network = build_network(config, template, JOINTS).eval()
     prediction = network(images(1, size))
     assert prediction.heatmaps.shape[-2:] == prediction.coordinates.shape[-2:] == (cells, cells)
 

@@ -68,6 +68,8 @@ def constant(function: Callable[P, T]) -> Callable[P, T]:
     def call(*arguments: P.args, **options: P.kwargs) -> T:
         return kept(*arguments, **options)  # type: ignore[arg-type]
 
+    # By this name the compiler tells constants apart.
+    call.__code__ = call.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
     call.kept = kept  # type: ignore[attr-defined]
     return torch.compiler.assume_constant_result(call)
 

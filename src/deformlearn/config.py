@@ -9,7 +9,7 @@ from typing import Literal
 from deformlearn.errors import InputError
 
 _AT_LEAST_ONE = frozenset(
-    "rounds batch head_batch width size epochs steps refit_steps workers head_views".split()
+    "rounds batch head_batch width size cells epochs steps refit_steps workers head_views".split()
 )
 
 
@@ -203,6 +203,9 @@ class RegressorConfig(_Checked):
     """3D joints of the registered body (not in the paper; still no 3D label)."""
     auxiliary: bool = True
     """2D heads (joint heat maps, template coordinates) that make a random start learn."""
+    cells: int = 24
+    """Least cells of the 2D heads' maps across the image, if the backbone has so many: finer maps learn a
+    little more from an image and cost more (docs/decisions/0018)."""
     heatmap_weight: float = 10.0
     """Cross-entropy of the joint heat maps (not in the paper)."""
     coordinate_weight: float = 15.0

@@ -89,6 +89,9 @@ def attempt_function(config: RegistrationConfig, device: torch.device) -> Attemp
     ) -> _Attempted:
         if len(walk.rows) == 1:  # a compiler makes code of its own for one
             return attempt(template, walk, weights, scratch)
+        # One layout, also after some have left.
+        marks = walk.problem.marks[:1].expand_as(walk.problem.marks)
+        walk = replace(walk, problem=replace(walk.problem, marks=marks))
         if not function.fresh:
             return function(template, walk, weights, None)
         for of_people in walk.tensors():

@@ -43,10 +43,6 @@ from deformlearn.tensors import TensorData, concatenate
 FORMAT = 2
 """Version of the network file."""
 
-CELLS = 24
-"""Cells across the image that 2D heads need: finer maps cost more than they are worth
-(docs/decisions/0018)."""
-
 PYRAMID_WIDTH = 64
 """Channels of the merged feature maps."""
 
@@ -79,6 +75,8 @@ class NetworkInfo:
     """Side of the input (px)."""
     auxiliary: bool
     """Whether it has the 2D heads."""
+    cells: int
+    """Least cells of their maps across the image."""
     joints: str
     """Joint set of the heat maps."""
     template: str
@@ -131,15 +129,15 @@ class PixelHeads(nn.Module):
 
     def __init__(self, joints: int) -> None:
         super().__init__()
-        self.counts = (joints, 3, LOCAL_WIDTH)
-        # All three heads as one, so that the feature map is read once.
-        self.answers = nn.Conv2d(PYRAMID_WIDTH, sum(self.counts), 1)
+        self.heatmaps = nn.Conv2d(PYRAMID_WIDTH, joints, 1)
+        self.coordinates = nn.Conv2d(PYRAMID_WIDTH, 3, 1)
+        self.local = nn.Conv2d(PYRAMID_WIDTH, LOCAL_WIDTH, 1)
 
     def forward(self, pixels: Float[Tensor, "batch channels rows columns"]) -> tuple[Tensor, ...]:
         """Heat maps, coordinates, and per image the evidence: all joints' means under their maps."""
-        heatmaps, coordinates, local = self.answers(pixels).float().split(self.counts, 1)
         # The loss needs the logarithms: one softmax serves it and the evidence.
-        logs = heatmaps.flatten(2).log_softmax(-1)
+        logs = self.heatmaps(pixels).float().flatten(2).log_softmax(-1)
+        coordinates = self.coordinates(pixels).float()
         rows, columns = (pixel_centres(count, coordinates) for count in coordinates.shape[-2:])
         places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
         # The coordinates learn from their labels only; as evidence they are detached.
@@ -148,7 +146,7 @@ class PixelHeads(nn.Module):
                 # Not len(): it would fix the batch of an exported network.
                 places.expand(pixels.shape[0], -1, -1, -1),
                 coordinates.detach(),
-                local,
+                self.local(pixels).float(),
             ],
             1,
         )
@@ -198,9 +196,8 @@ class Regressor(nn.Module):
         self.pyramid: Pyramid | None = None
         if info.auxiliary:
             joints = len(joint_set(info.joints))
-            self.finest = self.backbone.finest_level(info.size, CELLS)
-            channels = self.backbone.channels[self.finest :]
-            self.pyramid = Pyramid(channels)
+            self.finest = self.backbone.finest_level(info.size, info.cells)
+            self.pyramid = Pyramid(self.backbone.channels[self.finest :])
             self.pixel_heads = PixelHeads(joints)
             # The global feature is narrowed so that it cannot drown what was found at the joints.
             self.summary = nn.Sequential(nn.Linear(features, 128), nn.ReLU(inplace=True))
@@ -267,6 +264,7 @@ def build_network(
         config.backbone,
         config.size,
         config.auxiliary,
+        config.cells,
         joints,
         template.name,
         template.fingerprint,
