@@ -1,4 +1,5 @@
 import copy
+import json
 import logging
 from dataclasses import replace
 
@@ -229,6 +230,16 @@ def test_a_network_of_another_format_or_with_other_weights_is_refused(
     network.info = replace(network.info, **change)
     save_network(network, path)
     with pytest.raises(InputError, match=message):
+        load_network(path)
+
+
+def test_a_network_of_an_earlier_version_is_refused_by_its_format(network, tmp_path):
+    path = tmp_path / "network.safetensors"
+    about = {**vars(network.info), "format": 1}
+    del about["cells"]  # it knew nothing of them
+    weights = {name: one.contiguous() for name, one in network.state_dict().items()}
+    safetensors.torch.save_file(weights, path, {"deformlearn": json.dumps(about)})
+    with pytest.raises(InputError, match="has format 1; this version reads format 2: train it"):
         load_network(path)
 
 

@@ -340,13 +340,17 @@ def load_network(path: Path) -> Regressor:
         with safetensors.safe_open(str(path), "pt") as file:
             stored = (file.metadata() or {}).get("deformlearn")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        info = NetworkInfo(**json.loads(stored or ""))
+        about = json.loads(stored or "")
+        version = about["format"]
+        info = NetworkInfo(**about) if version == FORMAT else None
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{wanted} ({error})") from error
-    if info.format != FORMAT:
-        raise InputError(f"{path} has format {info.format}; this version reads format {FORMAT}")
+    if info is None:
+        raise InputError(
+            f"{path} has format {version}; this version reads format {FORMAT}: train it again"
+        )
     network = Regressor(info)
     try:
         network.load_state_dict(tensors)
