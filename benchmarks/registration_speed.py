@@ -60,8 +60,8 @@ def registration(bench: Bench) -> list[Measured]:
     if bench.gpu and eager:
         eager["ours"] = "as it comes"
     for job in eager:
-        config_of = replace({"adam": adam, "ours": config}[job], compile="always")
-        jobs[f"{job} compiled"] = lambda job=job, one=config_of: fit(f"{job} compiled", one)
+        whole = replace({"adam": adam, "ours": config}[job], compile="always")
+        jobs[f"{job} compiled"] = lambda name=f"{job} compiled", whole=whole: fit(name, whole)
     seconds = bench.seconds(jobs, repeats=bench.of(3, 2, 1))
     fast, ours, adams = (people / median(seconds[job]) for job in ("short", "ours", "adam"))
     # Its steps all cost the same, so a few of them say what 150 would.

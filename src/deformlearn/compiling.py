@@ -83,8 +83,7 @@ def compiled(function: Callable[..., Any], *, dynamic: bool | None) -> Compiled:
 def decided(config: RegistrationConfig, people: int, device: torch.device) -> RegistrationConfig:
     """`compile = "auto"` settled: where compiling takes less time than it saves.
 
-    On a CPU Gauss-Newton is never compiled: its products are, and the rest gets slower
-    (docs/decisions/0016).
+    On a CPU Gauss-Newton is never compiled: that makes it slower (docs/decisions/0016).
     """
     if config.compile != "auto":
         return config
@@ -100,7 +99,8 @@ def can_compile(device: torch.device) -> bool:
     if device.type != "cpu" or runtime.has_compiler():
         return True
     warnings.warn(
-        "no C++ compiler or no Python.h: registration runs eagerly, at half the speed", stacklevel=4
+        "no C++ compiler or no Python.h: registration is not compiled, and runs eagerly",
+        stacklevel=4,
     )
     return False
 
