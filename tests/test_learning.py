@@ -60,17 +60,19 @@ def test_every_part_of_the_network_receives_a_gradient(template, data):
 @pytest.mark.parametrize("auxiliary", [True, False])
 def test_a_few_images_are_learned_by_heart(template, data, auxiliary):
     config = replace(
-        TINY, auxiliary=auxiliary, epochs=60, batch=8, augment=STILL,
+        TINY, auxiliary=auxiliary, epochs=120, batch=8, augment=STILL,
         heatmap_weight=3.0, joint_weight=2.0, coordinate_weight=5.0,
     )  # fmt: skip
     net = network(template, config)
     history = []
     Training(net, data, template, config).run(lambda _, means: history.append(means))
-    assert history[-1].joints < 0.5 * history[0].joints
+    # Six first weights gave 0.29 to 0.48, 0.03 to 0.07, 0.31 to 0.32 and 0.04 to 0.05. Where a run ends
+    # depends on rounding, and so on the machine.
+    assert history[-1].joints < 0.65 * history[0].joints
     assert history[-1].keypoint < 0.2 * history[0].keypoint
     if auxiliary:
-        assert history[-1].heatmap < 0.85 * history[0].heatmap
-        assert history[-1].coordinates < 0.5 * history[0].coordinates
+        assert history[-1].heatmap < 0.5 * history[0].heatmap
+        assert history[-1].coordinates < 0.2 * history[0].coordinates
     else:
         assert history[-1].heatmap == 0
 
