@@ -8,7 +8,7 @@ from PIL import Image
 
 from deformlearn.camera import Crop
 from deformlearn.data import images
-from deformlearn.data.images import decode_image, load_images, open_image, to_pixels
+from deformlearn.data.images import decode_image, load_images, open_image, stream_images, to_pixels
 from deformlearn.data.shards import DatasetInfo, Row, read_people, write_info, write_rows
 from deformlearn.errors import InputError
 
@@ -75,6 +75,20 @@ def test_an_unreadable_image_costs_its_row_and_is_listed(tmp_path):
     assert "truncated" in found.unreadable[0].reason
     assert "does not exist" in found.unreadable[2].reason
     assert "cannot be cut" in found.unreadable[3].reason
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1024])
+def test_images_come_some_at_a_time_and_the_unreadable_ones_last(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(images, "_IN_FLIGHT", at_once)
+    stored = [encoded(plain(1)), b"not an image", encoded(plain(2)), encoded(plain(3)), b"nor this"]
+    people = write(tmp_path, [row(f"p{i}", image) for i, image in enumerate(stored)])
+    *parts, last = stream_images(tmp_path, "train", people, 8)
+    assert len(parts) == (1 if at_once > 5 else 2 if at_once == 2 else 3)
+    assert torch.cat([part.rows for part in parts]).tolist() == [0, 2, 3]
+    pixels = torch.cat([part.pixels for part in parts])
+    assert torch.equal(pixels, load_images(tmp_path, "train", people, 8).pixels)
+    assert (len(last.pixels), len(last.rows)) == (0, 0)
+    assert [bad.key for bad in last.unreadable] == ["p1", "p4"]
 
 
 def test_images_of_rejected_people_are_left_out(tmp_path):

@@ -149,6 +149,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
             device: auto, cpu, cuda, ...
 
         """
+        from deformlearn.distributed import together
         from deformlearn.evaluation import ProtocolCard, canonical_mm
         from deformlearn.files import place
         from deformlearn.judging import score_run
@@ -158,22 +159,23 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         if protocol is None and data is not None:
             raise InputError("--data needs --protocol: how its people are to be scored")
-        if protocol is not None:
-            body = load(template)
-            scores = score_run(
-                run, protocol, body,
-                data=None if data is None else place(data),
-                split=split, device=device, watch=watch(),
-            )  # fmt: skip
-            print("\n".join(scores.lines()))
-            return
-        found = read_config(run)["data"]
-        records = RunFolder(run).records()
-        print_results(console(), records)
-        print_actions(console(), records)
-        described = found["template"].get("description") or found["path"]
-        card = ProtocolCard(described, canonical_mm=canonical_mm(load(template)))
-        print("\n".join(card.lines()))
+        with together(device) as team:
+            if protocol is not None:
+                scores = score_run(
+                    run, protocol, load(template),
+                    data=None if data is None else place(data),
+                    split=split, device=device, team=team, watch=_watch(team),
+                )  # fmt: skip
+                if team.leads:
+                    print("\n".join(scores.lines()))
+            elif team.leads:
+                found = read_config(run)["data"]
+                records = RunFolder(run).records()
+                print_results(console(), records)
+                print_actions(console(), records)
+                described = found["template"].get("description") or found["path"]
+                card = ProtocolCard(described, canonical_mm=canonical_mm(load(template)))
+                print("\n".join(card.lines()))
 
     def report(
         run: tyro.conf.Positional[Path],

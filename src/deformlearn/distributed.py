@@ -99,14 +99,16 @@ def by_blocks(team: Team, count: int, size: int, work: Callable[[Int[Tensor, "ro
     The blocks of `size` rows are the same for any team. `work` gets the numbers of one or more blocks'
     rows, of which only the last can be short, and returns one row for each, in ordinary memory.
     """
-    blocks = torch.arange(count).split(size)
-    shares = [
-        torch.cat([blocks[number] for number in range(rank, len(blocks), team.size)])
-        for rank in range(min(team.size, len(blocks)))
-    ]
-    found = team.gather(work(shares[team.rank]) if team.rank < len(shares) else None)
-    together = concatenate([part for part in found if part is not None])
-    return together[torch.cat(shares).argsort()]
+    mine = rows_of(team, count, size)
+    found = team.gather((mine, work(mine)) if len(mine) else None)
+    rows, parts = zip(*(share for share in found if share is not None), strict=True)
+    return concatenate(parts)[torch.cat(rows).argsort()]
+
+
+def rows_of(team: Team, count: int, size: int) -> Int[Tensor, "rows"]:
+    """Which of rows 0 to `count` are this process's: whole blocks of `size`, the same for any team."""
+    rows = torch.arange(count)
+    return rows[rows // size % team.size == team.rank]
 
 
 def join(device_name: str) -> Team:

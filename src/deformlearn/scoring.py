@@ -33,6 +33,7 @@ from deformlearn.protocols import (
     Protocol,
 )
 from deformlearn.skeleton import joint_set
+from deformlearn.tensors import TensorData
 
 _AUC_MM = tuple(5.0 * step for step in range(31))
 """Limits of the area under the curve of MPI-INF-3DHP's own evaluation."""
@@ -87,6 +88,15 @@ class ProtocolScores:
         return said
 
 
+@dataclass(frozen=True, eq=False)
+class Measured(TensorData):
+    """Each measure of a protocol that the truth allows, for each person."""
+
+    names: tuple[str, ...]
+    values: Float[Tensor, "people measures"]
+    """Millimetres, or per cent; NaN where nothing could be estimated."""
+
+
 def score_protocol(
     protocol: Protocol,
     template: BodyTemplate,
@@ -101,15 +111,22 @@ def score_protocol(
     The truth needs the protocol's own joints and roots; measures that need more are left out.
     """
     rows = protocol.rows(people)
-    index = torch.tensor(rows)
-    some = Truth(
-        [truth.keys[row] for row in rows],
-        truth.landmark_names,
-        truth.landmarks_mm[index],
-        None if truth.vertices_mm is None else truth.vertices_mm[index],
-    )
-    estimate = estimate[index.to(estimate.camera.scale.device)]
-    columns = _measured(protocol, template, estimate, some)
+    index = torch.tensor(rows).to(estimate.camera.scale.device)
+    measured = measure(protocol, template, estimate[index], truth.take(rows))
+    return summary(protocol, template, measured, people, rows, data=data)
+
+
+def summary(
+    protocol: Protocol,
+    template: BodyTemplate,
+    measured: Measured,
+    people: People,
+    rows: Sequence[int],
+    *,
+    data: str = "",
+) -> ProtocolScores:
+    """A protocol's means of what was measured of these rows of a split's people."""
+    columns = dict(zip(measured.names, measured.values.unbind(1), strict=True))
     by_action = means_by_action(columns, [people.actions[row] for row in rows])
     if protocol.mean == "actions":
         values = mean_over_actions(by_action, columns)
@@ -126,10 +143,13 @@ def score_protocol(
     )
 
 
-def _measured(
+def measure(
     protocol: Protocol, template: BodyTemplate, estimate: Estimate, truth: Truth
-) -> dict[str, Float[Tensor, "people"]]:
-    """Each measure of the protocol that this truth allows, one number a person."""
+) -> Measured:
+    """Each measure of the protocol that this truth allows, person by person, on the CPU.
+
+    Template and estimate are on one device, where the work is done.
+    """
     target = _about(protocol, truth.landmark_names, truth.landmarks_mm, protocol.landmarks)
     everything = skin(template, estimate.body, template.landmarks)
     everything = 1000 * everything @ estimate.camera.rotation().mT
@@ -160,7 +180,8 @@ def _measured(
         columns["zhou"] = zhou_error(ours, theirs)
     if truth.vertices_mm is not None and truth.vertices_mm.shape[1] == len(template.vertices):
         columns["vertices"] = vertex_errors(template, estimate, truth.vertices_mm)
-    return {name: columns[name] for name in protocol.measures if name in columns}
+    names = tuple(name for name in protocol.measures if name in columns)
+    return Measured(names, torch.stack([columns[name] for name in names], 1).cpu())
 
 
 def zhou_error(

@@ -82,10 +82,23 @@ def load_images(
     pixels = torch.empty(len(people), 3, size, size, dtype=torch.uint8)
     count = 0
     failures: dict[int, str] = {}
-    for several in source.decoded(failures):
+    for _, several in source.decoded(failures):
         pixels[count : count + len(several)] = several
         count += len(several)
+    source.require_some(failures)
     return source.images(pixels[:count], failures)
+
+
+def stream_images(
+    folder: AnyPath, split: str, people: People, size: int, *, workers: int | None = None
+) -> Iterator[Images]:
+    """What `load_images` loads, at most a thousand at a time; the last part names the unreadable."""
+    source = _Source(folder, split, people, size, workers)
+    failures: dict[int, str] = {}
+    for rows, pixels in source.decoded(failures):
+        yield Images(pixels, torch.tensor(rows), ())
+    none = torch.empty(0, 3, size, size, dtype=torch.uint8)
+    yield Images(none, torch.empty(0, dtype=torch.long), source.unreadable(failures))
 
 
 @dataclass(frozen=True)
@@ -102,11 +115,10 @@ class _Source:
     def image_bytes(self) -> int:
         return 3 * self.size * self.size
 
-    def decoded(self, failures: dict[int, str]) -> Iterator[UInt8[Tensor, "some 3 size size"]]:
-        """The readable images in order, some at a time; why the others are not is left in `failures`.
-
-        Not one readable image is an InputError.
-        """
+    def decoded(
+        self, failures: dict[int, str]
+    ) -> Iterator[tuple[list[int], UInt8[Tensor, "some 3 size size"]]]:
+        """The readable images and their rows, some at a time; `failures` is told why others are not."""
         row_of: dict[str, int] = {}
         for row, key in enumerate(self.people.keys):
             row_of.setdefault(key, row)
@@ -125,7 +137,7 @@ class _Source:
         stored = read_images(self.folder, self.split, self.people.keys)
         with ThreadPoolExecutor(self.workers) as pool:
             while several := list(islice(stored, _IN_FLIGHT)):
-                good = []
+                rows, good = [], []
                 for (key, _, _), found in zip(several, pool.map(decode, several), strict=True):
                     row = row_of[key]
                     if row not in missing:
@@ -134,10 +146,14 @@ class _Source:
                     if isinstance(found, str):
                         failures[row] = found
                     else:
+                        rows.append(row)
                         good.append(found)
                 if good:
-                    yield torch.stack(good)
+                    yield rows, torch.stack(good)
         failures |= dict.fromkeys(missing, "its shard has gone, or holds another image by that key")
+
+    def require_some(self, failures: dict[int, str]) -> None:
+        """Not one readable image is an InputError."""
         if len(failures) == len(self.people):
             first = min(failures)
             raise InputError(
@@ -147,11 +163,12 @@ class _Source:
 
     def images(self, pixels: Tensor, failures: dict[int, str]) -> Images:
         """The decoded pixels, and which people they are of."""
-        unreadable = tuple(
-            Unreadable(self.people.keys[row], failures[row]) for row in sorted(failures)
-        )
         rows = torch.tensor([row for row in range(len(self.people)) if row not in failures])
-        return Images(pixels, rows, unreadable)
+        return Images(pixels, rows, self.unreadable(failures))
+
+    def unreadable(self, failures: dict[int, str]) -> tuple[Unreadable, ...]:
+        """Whose images they are, in order."""
+        return tuple(Unreadable(self.people.keys[row], failures[row]) for row in sorted(failures))
 
     def digest(self) -> str:
         """Changes with the people, their crops and the shards their images are in."""
@@ -179,9 +196,10 @@ def _mapped(source: _Source, cache: Path) -> Images:
         for left_over in cache.glob(f".{name}.pixels.*.part"):
             left_over.unlink(missing_ok=True)
         with whole_file(pixels) as file:
-            for several in source.decoded(failures):
+            for _, several in source.decoded(failures):
                 file.write(several.numpy().data)
                 count += len(several)
+            source.require_some(failures)
         kept = {"digest": digest, "images": count, "failures": failures}
         # Last: while there are no notes, the pixels are not believed.
         write_atomically(notes, json.dumps(kept).encode())
