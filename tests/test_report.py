@@ -418,6 +418,19 @@ def test_the_axis_starts_at_zero():
     assert high > 150
 
 
+@pytest.mark.parametrize(("other", "above"), [(145.0, False), (120.0, True), (134.2, True)])
+def test_a_number_keeps_clear_of_the_dot_of_another_line(other, above):
+    """Above its own dot, unless another line has one there; dots lie over the patches of numbers."""
+    ours = Line("regressor", "test", {1: 134.0, 2: 131.0}, True)
+    theirs = Line("no iteration", "test", {1: other, 2: 128.0}, False)
+    axes = draw_curve([ours, theirs, Line("mean", "test", {0: 245.0}, False)], wide=True).axes[0]
+    (number,) = [one for one in axes.texts if one.get_text() == "134"]
+    assert (number.xyann[1] > 0) == above
+    dots = [one for one in axes.lines if one.get_marker() == "o"]
+    assert len(dots) == 2
+    assert min(one.get_zorder() for one in dots) > number.get_zorder()
+
+
 def test_an_error_that_is_not_a_number_is_left_out_of_the_curve():
     assert curve([{"stage": "register", "round": 1, "scores": scores(float("nan"))}]) == []
 

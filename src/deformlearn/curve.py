@@ -27,6 +27,10 @@ _VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line", FIT: "fit", NET: "net", _P
 """The page's CSS variable for each colour: an inline chart follows its light and dark."""
 
 
+_NUMBERS, _DOTS = 4, 5
+"""What lies above what; lines lie below both."""
+
+
 @dataclass(frozen=True)
 class Line:
     """MPJPE by round, or one level that belongs to no round."""
@@ -109,8 +113,12 @@ def draw_curve(lines: Sequence[Line], *, wide: bool, measure: str = "raw") -> Fi
     axes.spines[:].set_visible(False)
     ends = [_draw_line(axes, line, edge, text) for line in lines]
 
-    # Names stand beside the plot, as near to the end of their line as their neighbours allow.
     mm_per_point = top / (axes.get_position().height * size[1] * 72)
+    for line in lines:
+        # Of two runs the digits would lie on one another.
+        if line.ours and line.run is None and not line.is_level:
+            _write_numbers(axes, line, lines, mm_per_point, text)
+    # Names stand beside the plot, as near to the end of their line as their neighbours allow.
     labels = [
         f"{height:.0f}  {line.name} ({line.split})"
         for line, (_, height, _) in zip(lines, ends, strict=True)
@@ -148,21 +156,36 @@ def _draw_line(axes: Any, line: Line, edge: float, text: float) -> tuple[float, 
         axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)))
         return edge, level, colour
     rounds, heights = zip(*sorted(line.by_round.items()), strict=True)
-    style: dict[str, Any] = {"linewidth": 2.4, "markersize": 6.5}
+    style: dict[str, Any] = {"linewidth": 2.4}
+    dots: dict[str, Any] = {"markersize": 6.5, "marker": "o", "linestyle": "none"}
     if line.run is not None and line.split == "train":
-        style |= {"linestyle": (0, (4, 1.5)), "markerfacecolor": _PAGE}
+        style |= {"linestyle": (0, (4, 1.5))}
+        dots |= {"markerfacecolor": _PAGE}
     if not line.ours:
-        style = {"linewidth": 1.3, "markersize": 4, "linestyle": (0, (1, 1.5))}
-    axes.plot(rounds, heights, color=colour, marker="o", clip_on=False, **style)
-    # Of two runs the digits would lie on one another.
-    told = line.ours and line.run is None
-    for x, height in list(zip(rounds, heights, strict=True))[:-1] if told else ():
-        above = {"textcoords": "offset points", "ha": "center", "fontsize": text, "zorder": 4}
-        # A patch of page keeps other lines out of the digits.
-        patch = {"facecolor": _PAGE, "edgecolor": "none", "pad": 1.2}
-        number = axes.annotate(f"{height:.0f}", (x, height), (0, 10), color=colour, **above)
-        number.set(weight="bold", bbox=patch)
+        style = {"linewidth": 1.3, "linestyle": (0, (1, 1.5))}
+        dots |= {"markersize": 4}
+    axes.plot(rounds, heights, color=colour, clip_on=False, **style)
+    # The dots of every line lie above the patches of numbers.
+    axes.plot(rounds, heights, color=colour, clip_on=False, zorder=_DOTS, **dots)
     return float(rounds[-1]), heights[-1], colour
+
+
+def _write_numbers(
+    axes: Any, line: Line, lines: Sequence[Line], mm_per_point: float, text: float
+) -> None:
+    """The errors of all rounds but the last: above their dots, or below where another dot is in the way."""
+    rounds = sorted(line.by_round)[:-1]
+    for round_ in rounds:
+        height = line.by_round[round_]
+        others = [one.by_round.get(round_, height) - height for one in lines if not one.is_level]
+        up = not any(0.3 < gap / (mm_per_point * text) < 2.5 for gap in others)
+        number = axes.annotate(
+            f"{height:.0f}", (round_, height), (0, 10 if up else -10),
+            textcoords="offset points", ha="center", va="bottom" if up else "top",
+            fontsize=text, color=line.colour, weight="bold", zorder=_NUMBERS,
+        )  # fmt: skip
+        # A patch of page keeps other lines out of the digits.
+        number.set_bbox({"facecolor": _PAGE, "edgecolor": "none", "pad": 1.2})
 
 
 def _spread(wanted: Sequence[float], gap: float) -> Float[np.ndarray, "labels"]:
