@@ -17,8 +17,10 @@ from deformlearn.data.shards import Truth
 from deformlearn.data.staging import Studio, direct
 from deformlearn.evaluation import score_estimates
 from deformlearn.observations import no_points
+from deformlearn.protocols import PROTOCOLS
 from deformlearn.registration import register
 from deformlearn.regressor import build_network, predict_dataset
+from deformlearn.scoring import measure
 from deformlearn.supervision import TrainingSet, all_losses, training_examples
 
 THERE, HERE = torch.device("cuda", 0), torch.device("cpu")
@@ -161,15 +163,20 @@ def test_learning_and_scoring_stay_on_their_device(pretence, template, planted):
     def everything(data, views, template):
         examples = augment(training_examples(data, template), template, views)
         losses = all_losses(template, network(examples.images), examples.labels, network.root)
-        return losses.mean().to(HERE), score_estimates(
-            template, predict_dataset(network, images, batch=3), known, actions
-        )
+        predicted = predict_dataset(network, images, batch=3)
+        scores = score_estimates(template, predicted, known, actions)
+        there = predicted.to(template.vertices.device)
+        measured = [measure(PROTOCOLS[name], template, there, known) for name in PROTOCOLS]
+        return losses.mean().to(HERE), scores, measured
 
-    expected, scores = everything(data, views, template)
+    expected, scores, measured = everything(data, views, template)
     with pretence:
         network.to(THERE)
-        found, others = everything(data.to(THERE), views.to(THERE), template.to(THERE))
+        found, others, protocols = everything(data.to(THERE), views.to(THERE), template.to(THERE))
     torch.testing.assert_close(vars(found), vars(expected))
+    for one, other in zip(protocols, measured, strict=True):
+        assert one.names == other.names
+        torch.testing.assert_close(one.values, other.values, rtol=1e-3, atol=1e-2)
     assert others.raw == pytest.approx(scores.raw, rel=1e-4)
     assert others.vertices == pytest.approx(scores.vertices, rel=1e-4)
 
