@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import octahedra
-from deformlearn import distributed
+from deformlearn import cli, distributed
 from deformlearn.distributed import ALONE, Team, by_blocks, together
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
@@ -166,40 +165,47 @@ def test_two_processes_learn_nearly_as_one_does(alone, both):
         assert theirs["scores"]["raw"] == pytest.approx(mine["scores"]["raw"], rel=0.25)
 
 
-def evaluate(run_folder: Path, *words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """`deformlearn evaluate` as a shell would start it."""
+def evaluate(run_folder: Path, *words: str) -> list[str]:
+    """The words of `deformlearn evaluate`."""
     body = run_folder.parent / "octahedra.safetensors"
     save(octahedra(), body)
-    launcher = [sys.executable] if processes == 1 else torchrun(processes)
-    line = [*launcher, "-m", "deformlearn", "evaluate", str(run_folder), "--template", str(body)]
-    words = (*words, "--device", "cpu")
-    return subprocess.run([*line, *words], capture_output=True, text=True, env=one_thread())
+    return ["evaluate", str(run_folder), "--template", str(body), *words, "--device", "cpu"]
 
 
-def test_two_processes_score_by_a_protocol_as_one_does(alone, tmp_path):
+def by_two(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command as a shell would start it, by two processes."""
+    line = [*torchrun(2), "-m", "deformlearn", *words]
+    return subprocess.run(line, capture_output=True, text=True, env=one_thread())
+
+
+def test_two_processes_score_by_a_protocol_as_one_does(alone, tmp_path, capsys):
     """Blocks of 256 people: three for one process, or two and one for two."""
     data = write_people(tmp_path / "data", train=0, test=600, shard=100)
-    words = ("--protocol", "mpi-inf-3dhp", "--data", str(data))
-    one, two = evaluate(alone, *words), evaluate(alone, *words, processes=2)
-    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
-    assert "all cameras, every frame: 600 people" in one.stdout
-    assert two.stdout == one.stdout
-    plainly = evaluate(alone, processes=2)
-    assert plainly.stdout == evaluate(alone).stdout
+    words = evaluate(alone, "--protocol", "mpi-inf-3dhp", "--data", str(data))
+    both = by_two(words)
+    assert both.returncode == 0, both.stderr
+    cli.main(words)
+    card = capsys.readouterr().out
+    assert "all cameras, every frame: 600 people" in card
+    assert both.stdout == card
+
+
+def test_of_two_processes_one_prints_what_a_run_has_measured(alone):
+    both = by_two(evaluate(alone))
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("lifter alone") == 1
 
 
 def test_two_processes_refuse_to_score_what_one_refuses(alone, tmp_path):
     data = write_people(tmp_path / "data", train=0, test=3)
     shutil.rmtree(data / "truth")
-    done = evaluate(alone, "--protocol", "3dpw", "--data", str(data), processes=2)
+    done = by_two(evaluate(alone, "--protocol", "3dpw", "--data", str(data)))
     assert done.returncode != 0
     assert done.stderr.count("has no 3D truth for the split 'test'") == 1
 
 
 def test_what_one_process_does_alone_is_not_started_by_two(tmp_path):
-    words = ["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]
-    line = [*torchrun(2), "-m", "deformlearn", *words]
-    done = subprocess.run(line, capture_output=True, text=True, env=one_thread())
+    done = by_two(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")])
     assert done.returncode != 0
     assert done.stderr.count("report is the work of one process: start it without torchrun") == 1
     assert not any(tmp_path.iterdir())

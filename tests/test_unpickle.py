@@ -132,13 +132,17 @@ def canary(tmp_path):
 
 
 def test_there_are_fifty_attacks_and_they_are_real(tmp_path):
-    """In a process of its own, Python's unpickler runs most of them (some need what is not there)."""
+    """In a process of its own, Python's unpickler runs most of them (some need what is not there).
+
+    The one that has torch build an extension is left out: it compiles for twenty seconds.
+    """
     code = (
         "import os, pickle, sys\n"
         f"sys.path.insert(0, {str(tmp_path.parent)!r})\n"
         "from hostile import attacks\n"
         f"ran = 0\ncanary = {str(tmp_path / 'canary')!r}\n"
         "for name, content in attacks(canary).items():\n"
+        "    if 'extension builder' in name: continue\n"
         "    try:\n        pickle.loads(content)\n    except BaseException:\n        pass\n"
         "    for _ in range(20):\n"
         "        if os.path.lexists(canary): break\n"
