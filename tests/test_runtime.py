@@ -1,15 +1,17 @@
-"""Workers end with the process that started them."""
+"""Devices, precision, and workers that end with the process that started them."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from deformlearn.runtime import autocast, device
+from deformlearn.runtime import autocast, device, exact_float32
 
 PARENT = """
 import os, time
@@ -65,3 +67,28 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
     )
     with autocast(torch.device("cuda", 0)):
         assert not torch.is_autocast_enabled("cuda")
+
+
+def test_float32_stays_exact_until_the_last_of_several_threads_is_done():
+    switch = torch.backends.mkldnn.matmul
+    before = switch.fp32_precision
+    first_is_in, second_is_done = threading.Event(), threading.Event()
+
+    def first() -> str:
+        with exact_float32:
+            first_is_in.set()
+            assert second_is_done.wait(10)
+            return switch.fp32_precision
+
+    try:
+        switch.fp32_precision = "bf16"
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(first)
+            assert first_is_in.wait(10)
+            with exact_float32:
+                pass
+            second_is_done.set()
+            assert waiting.result() == "ieee"
+        assert switch.fp32_precision == "bf16"
+    finally:
+        switch.fp32_precision = before

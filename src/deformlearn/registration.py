@@ -33,7 +33,7 @@ _COLUMNS = 32
 """Least number of correspondences to compile for; more are powers of two."""
 
 
-@runtime.exact_float32()
+@runtime.exact_float32
 def register(
     template: BodyTemplate,
     observations: Observations,

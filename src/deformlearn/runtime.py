@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,19 +61,37 @@ def autocast(where: torch.device) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=_cpu_has_bfloat16())
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Products of float32 numbers without the short cuts that a process may allow (TF32, bfloat16)."""
-    every: Any = torch.backends
-    backends = (every.cuda.matmul, every.mkldnn.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+class _ExactFloat32(ContextDecorator):
+    """Torch has one switch a process: of threads that are inside at once, the last one puts it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[str] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = [backend.fp32_precision for backend in self._backends()]
+                for backend in self._backends():
+                    backend.fp32_precision = "ieee"
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for backend, precision in zip(self._backends(), self._before, strict=True):
+                    backend.fp32_precision = precision
+
+    @staticmethod
+    def _backends() -> list[Any]:
+        every: Any = torch.backends
+        return [every.cuda.matmul, every.mkldnn.matmul]
+
+
+exact_float32 = _ExactFloat32()
+"""Products of float32 numbers without the short cuts that a process may allow (TF32, bfloat16)."""
 
 
 def has_compiler() -> bool:
