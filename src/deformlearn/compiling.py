@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _ADAM_EARNS_IT = 20_000
 """People whose eager fits by Adam take about as long as compiling."""
-_GAUSS_NEWTON_EARNS_IT = 100_000
+_GAUSS_NEWTON_EARNS_IT = 1_000_000
 """The same for Gauss-Newton on CUDA: a guess until a GPU has run `benchmarks/gpu.sh`."""
 
 

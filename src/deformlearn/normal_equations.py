@@ -27,6 +27,11 @@ from deformlearn.least_squares import Problem, Theta, View, scale_differences
 from deformlearn.skeleton import left_jacobian, tree_of
 from deformlearn.tensors import TensorData
 
+# Made here, since torch 2.11 cannot trace these functions.
+_UPPER = tuple(combinations_with_replacement(range(3), 2))
+_ABOVE = tuple(combinations(range(3), 2))
+"""Places of a 3 x 3 matrix: the upper triangle, with and without its diagonal."""
+
 
 @dataclass(frozen=True, eq=False)
 class NormalEquations(TensorData):
@@ -84,7 +89,7 @@ def _add_to_blocks(
 ) -> None:
     """Add to what a joint's own turns have to do with each other (in the upper triangle)."""
     columns = _turns(blocks.shape[1])
-    for i, j in combinations_with_replacement(range(3), 2):
+    for i, j in _UPPER:
         matrix[:, columns[i], columns[j]].diagonal(dim1=1, dim2=2).add_(blocks[..., i, j])
 
 
@@ -157,7 +162,7 @@ def _diagonal(
     squares = axes.square()
     diagonal = matrix.diagonal(dim1=1, dim2=2).clone()
     poses = (squares * _of_joints(diagonal)[..., None]).sum(-2)
-    for i, j in combinations(range(3), 2):
+    for i, j in _ABOVE:
         mixed = matrix[:, columns[i], columns[j]].diagonal(dim1=1, dim2=2)[..., None]
         poses += 2 * mixed * axes[..., i, :] * axes[..., j, :]
     for number, column in enumerate(columns):
@@ -178,8 +183,8 @@ def _image_rows(
     single, pairs = scratch.rows[:, : n + 1], scratch.rows[:, n + 1 :].unflatten(1, (-1, 2))
     weight = view.weight[:, None]
     hanging = problem.hanging * weight
-    parts = torch.bmm(view.maps.flatten(1, 2), problem.rest * weight, out=scratch.parts)
-    parts = parts.unflatten(1, (n, 3))
+    _write(scratch.parts, torch.bmm, view.maps.flatten(1, 2), problem.rest * weight)
+    parts = scratch.parts.unflatten(1, (n, 3))
     parts *= problem.segments[:, :, None]
     pushed = _pushed(template, view.places[..., :2], hanging)
     _write(pairs[:, :n], torch.add, parts[:, :, :2], pushed)
@@ -249,7 +254,8 @@ def _gathered(
 
 def _write(place: Tensor, function: Callable[..., Tensor], *operands: Tensor) -> None:
     """Write what a function of torch finds into a part of a tensor, without a copy between."""
-    if torch.compiler.is_compiling():  # which knows no `out=` with gaps, and copies nothing
+    # Compilers know no `out=` with gaps, and older ones none of any size; and they copy nothing.
+    if torch.compiler.is_compiling():
         place.copy_(function(*operands))
     else:
         function(*operands, out=place)
