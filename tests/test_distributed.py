@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -188,6 +190,32 @@ def test_two_processes_score_by_a_protocol_as_one_does(alone, tmp_path, capsys):
     card = capsys.readouterr().out
     assert "all cameras, every frame: 600 people" in card
     assert both.stdout == card
+
+
+def test_people_without_a_readable_image_are_told_and_left_out_of_a_protocol(
+    alone, tmp_path, capsys
+):
+    data = write_people(tmp_path / "data", train=0, test=5)
+    (shard,) = (data / "observations").glob("test-*.parquet")
+    table = pq.read_table(shard)
+    column = table.schema.get_field_index("image")
+
+    def spoil(rows: list[int]) -> None:
+        stored = table["image"].to_pylist()
+        broken = [b"no image" if row in rows else image for row, image in enumerate(stored)]
+        field = table.schema.field(column)
+        pq.write_table(table.set_column(column, field, [pa.array(broken, field.type)]), shard)
+
+    words = evaluate(alone, "--protocol", "mpi-inf-3dhp", "--data", str(data))
+    spoil([1])
+    cli.main(words)
+    said = capsys.readouterr()
+    assert "every frame: 4 people" in said.out
+    assert "left out: test-001: the image cannot be decoded" in said.err
+    spoil([0, 1, 2, 3, 4])
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "has no readable image to score: test-000" in capsys.readouterr().err
 
 
 def test_of_two_processes_one_prints_what_a_run_has_measured(alone):

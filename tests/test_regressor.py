@@ -158,6 +158,8 @@ def test_what_predicts_says_what_was_trained_without_batch_normalisation(config,
             network.train()(crops)
         before = copy.deepcopy(network.state_dict())
         faster = network.for_prediction()
+        assert faster is not network
+        assert faster.for_prediction() is faster
         wanted, found = network.eval()(crops), faster(crops)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in faster.modules())
     for one, other in zip(found.tensors(), wanted.tensors(), strict=True):

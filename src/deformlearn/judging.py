@@ -56,10 +56,11 @@ def score_run(
     agree(team, {"protocol": name, **judge.given(last_network(run))})
     mine = rows_of(team, len(scored), _BLOCK)
     own: list[_Part] = []
+    done = 0
     with watch.stage("predict and score", len(mine)) as advance:
         for part in judge.parts(scored[mine]):
             own.append(part)
-            advance(sum(len(one.rows) for one in own))
+            advance(done := done + len(part.rows))
     parts = [part for several in team.gather(own) for part in several]
     bad = [one for part in parts for one in part.unreadable]
     for one in bad:
@@ -149,4 +150,6 @@ def _judge(
         raise InputError(
             f"{folder} has no 3D truth for the split {split!r}: nothing to score against"
         )
+    # Made ready once, not for every part.
+    network = network.for_prediction().to(device)
     return _Judge(chosen, network, template.to(device), device, folder, split, people)

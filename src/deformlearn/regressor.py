@@ -191,6 +191,7 @@ class Regressor(nn.Module):
     def __init__(self, info: NetworkInfo, *, pretrained: bool = False) -> None:
         super().__init__()
         self.info = info
+        self.is_for_prediction = False
         self.backbone = Backbone(info.backbone, pretrained=pretrained)
         features = self.backbone.channels[-1]
         self.pyramid: Pyramid | None = None
@@ -220,8 +221,14 @@ class Regressor(nn.Module):
         return Prediction(self.regress(features), features, heatmaps, coordinates)
 
     def for_prediction(self) -> Regressor:
-        """A copy that answers the same (but for rounding) sooner, and cannot be trained."""
+        """A copy that answers the same (but for rounding) sooner, and cannot be trained.
+
+        A network that is such a copy already is given back as it is.
+        """
+        if self.is_for_prediction:
+            return self
         faster = copy.deepcopy(self).eval()
+        faster.is_for_prediction = True
         faster.backbone.model = folded(faster.backbone.model)
         if faster.pyramid is not None:
             several: Any = faster.pyramid.smooth

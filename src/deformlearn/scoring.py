@@ -94,7 +94,7 @@ class Measured(TensorData):
 
     names: tuple[str, ...]
     values: Float[Tensor, "people measures"]
-    """Millimetres, or per cent; NaN where nothing could be estimated."""
+    """Millimetres, or per cent."""
 
 
 def score_protocol(
