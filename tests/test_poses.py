@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from deformlearn import templates
+from deformlearn.anny_body import anny_model
 from deformlearn.data.crowd import Crowd, Figure
 from deformlearn.data.gestures import ARMS
 from deformlearn.data.poses import (
@@ -159,10 +160,10 @@ def test_rotation_vectors_go_there_and_back():
     np.testing.assert_allclose(between(UP, UP), np.eye(3))
 
 
-def test_everybody_is_an_adult_on_annys_own_scale(rig):
+def test_everybody_is_an_adult_on_annys_own_scale():
     from anny.shape_distribution import SimpleShapeDistribution
 
-    ages = SimpleShapeDistribution(rig._model).morphological_age_mapping
+    ages = SimpleShapeDistribution(anny_model()).morphological_age_mapping
     random = np.random.default_rng(0)
     builds = [random_build(random) for _ in range(200)]
     parameters = torch.tensor([build.phenotype()["age"] for build in builds])

@@ -106,8 +106,9 @@ def rasterise(
     within = (torch.arange(len(owner), device=screen.device, dtype=start.dtype) - start).to(u0)
     row = torch.floor((within + 0.5) / wide)
     column = within - row * wide
-    u = u0 + ux * column + uy * row
-    v = v0 + vx * column + vy * row
+    # In place: candidates are many, and memory is what they wait for.
+    u = ux.mul_(column).add_(u0).add_(uy.mul_(row))
+    v = vx.mul_(column).add_(v0).add_(vy.mul_(row))
     inside = true_at((torch.minimum(u, v) >= -_EDGE) & (u + v <= 1 + _EDGE))
     owner, u, v, row, column = _rows(inside, owner, u, v, row, column)
     face, top, left = _rows(owner, kept, top, left)

@@ -85,8 +85,9 @@ def random_cloth(random: Random, colours: Float[np.ndarray, "2 3"], odds: dict[s
 
 def columns(draws: Sequence[np.ndarray | float], device: torch.device) -> Float[Tensor, "..."]:
     """What was drawn for several people, side by side: the last axis is people (float32)."""
-    side_by_side = np.moveaxis(np.array(draws, np.float32), 0, -1)
-    return torch.from_numpy(np.ascontiguousarray(side_by_side)).to(device)
+    one_a_row = np.array(draws, np.float32)
+    side_by_side = one_a_row.reshape(len(draws), -1).T.copy()  # moveaxis takes longer than the rest
+    return torch.from_numpy(side_by_side.reshape(*one_a_row.shape[1:], len(draws))).to(device)
 
 
 def of_person(

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from deformlearn.anny_body import ANNY_BONES, anny_model
 from deformlearn.data.rotations import (
@@ -47,6 +48,9 @@ SEGMENT_BONES = tuple(
 
 Offset = Sequence[float] | np.ndarray
 """Three distances in metres on an average body."""
+
+_TRAITS = ("age", "gender", "muscle", "weight", "height", "proportions")
+"""What Anny tells bodies apart by, of all that it knows."""
 
 _YEARS = ((18.0, 0.77), (64.0, 0.83), (110.0, 1.0))
 """Years of age and Anny's age parameter (anny.shape_distribution, calibrated to WHO data)."""
@@ -103,7 +107,6 @@ class Rig:
 
     def __init__(self) -> None:
         model = anny_model()
-        self._model = model
         self.labels: tuple[str, ...] = tuple(model.bone_labels)
         self.parents: tuple[int, ...] = tuple(model.bone_parents)
         self.index = {label: bone for bone, label in enumerate(self.labels)}
@@ -118,17 +121,29 @@ class Rig:
         self._owner = self.weights.argmax(1).numpy()
         self._owned: dict[tuple[str, ...], np.ndarray] = {}
         axes = torch.from_numpy(ANNY_TO_TEMPLATE)
+        # Anny interpolates linearly in every trait: an adult is a mixture of the extreme ones, who
+        # need but half as many coefficients as everybody does.
+        self._anchors = {name: model.anchors[name].numpy() for name in _TRAITS}
+        self._anchors["age"] = self._anchors["age"][-2:]  # its young adult and its old one
+        grid = torch.cartesian_prod(*(torch.from_numpy(each) for each in self._anchors.values()))
+        extremes = model.get_phenotype_blendshape_coefficients(
+            **dict(zip(_TRAITS, grid.unbind(1), strict=True))
+        )
+        _, sizes, directions = torch.linalg.svd(extremes, full_matrices=False)
+        directions = directions[sizes > 1e-9 * sizes[0]]
+        self._extremes = (extremes @ directions.T).numpy()
+
+        def by_shape(blendshapes: Tensor) -> Tensor:
+            return torch.tensordot(directions, blendshapes, 1)
+
         self.mean = model.template_vertices @ axes.T
         """Vertices of the body without any blend shape (vertices, 3)."""
-        self.blendshapes = model.blendshapes @ axes.T
+        self.blendshapes = by_shape(model.blendshapes) @ axes.T
         """What each coefficient adds to it (coefficients, vertices, 3)."""
-        heads, shapes = model.template_bone_heads, model.bone_heads_blendshapes
-        self._heads, self._heads_by_shape = ((x @ axes.T).numpy() for x in (heads, shapes))
-        matrices, shapes = (
-            model.bone_template_orientation_matrices,
-            model.bone_orientation_blendshapes,
-        )
-        self._turns, self._turns_by_shape = (x.flatten(-3).numpy() for x in (matrices, shapes))
+        self._heads = (model.template_bone_heads @ axes.T).numpy()
+        self._heads_by_shape = (by_shape(model.bone_heads_blendshapes) @ axes.T).numpy()
+        self._turns = model.bone_template_orientation_matrices.flatten(-3).numpy()
+        self._turns_by_shape = by_shape(model.bone_orientation_blendshapes.flatten(-3)).numpy()
         self._stance = model.reference_bone_orientations.numpy()
         self._parts: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -139,10 +154,9 @@ class Rig:
             self._owned[names] = np.isin(self._owner, bones).nonzero()[0]
         return self._owned[names]
 
-    @torch.no_grad()
     def body(self, build: Build) -> RestBody:
         """A person of this build, at rest."""
-        shape = self._model.get_phenotype_blendshape_coefficients(**build.phenotype())[0].numpy()
+        shape = self._mixture(build) @ self._extremes
         rest = self._heads + np.tensordot(shape, self._heads_by_shape, 1)
         # How Anny turns each bone with the shape of the flesh around it: the rotation nearest to a
         # matrix that is linear in the shape (its `special_procrustes`).
@@ -160,6 +174,14 @@ class Rig:
                 heads[bone] = heads[parent] + (turned[bone] if parent else reach[bone])
         heads -= heads[0]
         return RestBody(self, shape, rest, stance, heads)
+
+    def _mixture(self, build: Build) -> Float[np.ndarray, "extremes"]:
+        """How much of each extreme adult a body is; the shares sum to one."""
+        shares, values = np.ones(1), build.phenotype()
+        for trait, anchors in self._anchors.items():
+            near = [np.interp(values[trait], anchors, one) for one in np.eye(len(anchors))]
+            shares = np.outer(shares, near).ravel()
+        return shares
 
     def part(
         self, names: tuple[str, ...], shape: Float[np.ndarray, "coefficients"]
@@ -179,7 +201,7 @@ class RestBody:
 
     rig: Rig
     shape: Float[np.ndarray, "coefficients"]
-    """Anny's blend shape coefficients."""
+    """Coefficients of the rig's blend shapes."""
     rest: Float[np.ndarray, "bones 3"]
     """Where each bone begins in the mesh at rest."""
     stance: Float[np.ndarray, "bones 3 3"]
