@@ -23,7 +23,7 @@ ORDER = """
     data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d data.convert data.importing
     data.rotations data.posing data.gestures data.stances data.poses data.cloth data.outfits
     data.wardrobe data.scenery data.labels data.crowd data.darkroom data.staging data.scenes
-    data.photographs distributed agreement data.synthetic orientation energy adam least_squares
+    data.photographs distributed agreement locks data.synthetic orientation energy adam least_squares
     normal_equations gauss_newton registration fitted_points flat_poses lifter backbone prefetch
     regressor
     supervision stepping learning rundir findings protocols evaluation scoring data.streams

@@ -2,6 +2,7 @@ import io
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,10 @@ DATA = {"path": "data", "template": {"template": "anny", "fingerprint": "0123456
 def _flipped(content):
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def _no_space(descriptor):
+    raise OSError(28, "No space left on device")
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def test_a_checkpoint_lives_until_its_stage_is_finished(run):
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-30], lambda content: b"", _flipped])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, damage, monkeypatch):
     said = io.StringIO()
     with RunFolder(tmp_path, watch=Watch(console=Console(file=said, width=400))) as run:
         for epoch in (1, 2):
@@ -80,7 +85,12 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, d
         now = tmp_path / "checkpoints" / "learn-1.pt"
         now.write_bytes(damage(now.read_bytes()))
         assert run.load_checkpoint("learn", 1) == {"epoch": 1}
-        assert f"{now} is damaged" in said.getvalue()
+        assert f"{now} was damaged" in said.getvalue()
+        # What is written next does not push the good one out before it is whole.
+        with monkeypatch.context() as full, pytest.raises(InputError, match="No space left"):
+            full.setattr(os, "fsync", _no_space)
+            run.save_checkpoint("learn", 1, {"epoch": 2})
+        assert run.load_checkpoint("learn", 1) == {"epoch": 1}
         before = tmp_path / "checkpoints" / "learn-1.before.pt"
         before.write_bytes(b"x")
         assert run.load_checkpoint("learn", 1) is None, "the stage begins again"
@@ -90,14 +100,36 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, d
     assert list(now.parent.iterdir()) == []
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run, monkeypatch):
+def test_a_checkpoint_that_cannot_be_read_is_kept_and_nothing_begins_anew(run, monkeypatch):
     run.save_checkpoint("learn", 1, {"epoch": 1})
 
-    def no_space(descriptor):
-        raise OSError(28, "No space left on device")
+    def unreadable(path):
+        raise PermissionError(13, "Permission denied")
 
+    with monkeypatch.context() as denied:
+        denied.setattr(Path, "read_bytes", unreadable)
+        with pytest.raises(InputError, match=r"cannot read .*learn-1\.pt: Permission denied"):
+            run.load_checkpoint("learn", 1)
+    assert run.load_checkpoint("learn", 1) == {"epoch": 1}
+
+
+def test_a_run_killed_when_a_stage_was_done_keeps_no_checkpoint_of_it(tmp_path):
+    with RunFolder(tmp_path) as run:
+        run.save_checkpoint("learn", 1, {"epoch": 1})
+        kept = (tmp_path / "checkpoints" / "learn-1.pt").read_bytes()
+        run.finish("learn", 1)
+        run.save_checkpoint("learn", 2, {"epoch": 1})
+    for name in ("learn-1.pt", "learn-1.before.pt"):
+        (tmp_path / "checkpoints" / name).write_bytes(kept)
+    with RunFolder(tmp_path) as run:
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["learn-2.pt"]
+        assert run.load_checkpoint("learn", 2) == {"epoch": 1}
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(run, monkeypatch):
+    run.save_checkpoint("learn", 1, {"epoch": 1})
     with monkeypatch.context() as full:
-        full.setattr(os, "fsync", no_space)
+        full.setattr(os, "fsync", _no_space)
         for _ in range(2):
             with pytest.raises(InputError, match="No space left on device"):
                 run.save_checkpoint("learn", 1, {"epoch": 2})

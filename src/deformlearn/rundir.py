@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from deformlearn import runtime
 from deformlearn.agreement import agree, differences, said
 from deformlearn.config import RunConfig
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError, remedy
+from deformlearn.errors import InputError
 from deformlearn.files import naming, write_atomically
+from deformlearn.locks import held
 from deformlearn.progress import QUIET, Watch
 
 _WHERE_IT_RUNS = ("device", "workers", "baselines", "compile")
@@ -34,8 +35,6 @@ ONE_PROCESS = ("device", "workers", "path")
 """What may differ between the processes of one run: each machine may have its own copy of the data."""
 _DIGEST = 16
 """Bytes at the end of a checkpoint that tell whether it is whole."""
-_RESTART = 10.0
-"""Seconds that a team waits for the lock: those whom torchrun restarts may find it about to be freed."""
 
 
 class RunFolder:
@@ -49,7 +48,7 @@ class RunFolder:
         self.path = path
         self.team = team
         self._watch = watch
-        self._lock = FileLock(path / ".lock")
+        self._lock: FileLock | None = None
 
     @cached_property
     def _finished(self) -> list[dict[str, Any]]:
@@ -60,28 +59,17 @@ class RunFolder:
         finished: list[dict[str, Any]] = []
         with self.team.refuse_together():
             if self.team.leads:
-                self._take()
+                self._lock = held(self.path, team=self.team)
+                clear_parts(self.path)
                 finished = self.records()
+                for record in finished:  # of a run killed when a stage was done
+                    self._drop_checkpoints(record["stage"], record["round"])
         self._finished = self.team.tell(finished)
         return self
 
-    def _take(self) -> None:
-        """Lock the folder and clear what killed writers left."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0 if self.team.size == 1 else _RESTART)
-        except Timeout:
-            raise InputError(
-                f"another process is working in {self.path}; wait for it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"cannot write in {self.path}: {error.strerror or error}; {remedy(error)}"
-            ) from error
-        clear_parts(self.path)
-
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def begin(
         self, config: RunConfig, data: dict[str, Any], shards: dict[str, dict] | None = None
@@ -165,9 +153,7 @@ class RunFolder:
             if self.team.leads:
                 lines = [json.dumps(entry) for entry in [*self._finished, record]]
                 write_atomically(self.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
-                for path in self._checkpoints(stage, round_):
-                    with naming(path):
-                        path.unlink(missing_ok=True)
+                self._drop_checkpoints(stage, round_)
         self._finished.append(record)
         return record
 
@@ -198,15 +184,25 @@ class RunFolder:
 
     def _last_whole(self, stage: str, round_: int) -> dict | None:
         for path in self._checkpoints(stage, round_):
-            try:
-                return _read_checkpoint(path)
-            except FileNotFoundError:
+            with naming(path, "read"):
+                content = path.read_bytes() if path.exists() else None
+            if content is None:
                 continue
-            except (OSError, ValueError) as error:
+            try:
+                return _state_in(content)
+            except ValueError as error:
+                # Else the next state would push the good one before it out.
+                with naming(path):
+                    path.unlink()
                 self._watch.say(
-                    f"{path} is damaged ({error}); going on from what was kept before it"
+                    f"{path} was damaged ({error}); going on from what was kept before it"
                 )
         return None
+
+    def _drop_checkpoints(self, stage: str, round_: int) -> None:
+        for path in self._checkpoints(stage, round_):
+            with naming(path):
+                path.unlink(missing_ok=True)
 
     def _checkpoints(self, stage: str, round_: int) -> tuple[Path, Path]:
         """The last state of a stage, and the one before."""
@@ -265,9 +261,8 @@ def _change(before: dict | None, now: dict | None) -> str:
     return f"was changed ({rows}, {before['bytes']} bytes became {now['bytes']})"
 
 
-def _read_checkpoint(path: Path) -> dict:
-    """A state that `save_checkpoint` wrote; anything else is a ValueError."""
-    whole = path.read_bytes()
+def _state_in(whole: bytes) -> dict:
+    """The state in what `save_checkpoint` wrote; anything else is a ValueError."""
     content = whole[:-_DIGEST]
     if _digest(content) != whole[-_DIGEST:]:
         raise ValueError("not what was written there")

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from deformlearn.camera import Crop
 from deformlearn.data.shards import People, read_images, shards
+from deformlearn.data.tables import facts
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath, whole_file, write_atomically
 
@@ -175,9 +177,9 @@ class _Source:
         found = hashlib.sha256("\0".join(self.people.keys).encode())
         for tensor in self.people.crop.tensors():
             found.update(tensor.contiguous().numpy().tobytes())
+        # Not the time of a change: copies of a data set may differ in it.
         for shard in shards(self.folder, "observations", self.split):
-            state = shard.stat()
-            found.update(f"{shard.name} {state.st_size} {state.st_mtime}\0".encode())
+            found.update(f"{shard.name} {facts(shard)}\0".encode())
         return found.hexdigest()[:16]
 
 
@@ -204,12 +206,19 @@ def _mapped(source: _Source, cache: Path) -> Images:
         # Last: while there are no notes, the pixels are not believed.
         write_atomically(notes, json.dumps(kept).encode())
     count = kept["images"]
-    # Private: what is written to the tensor would not reach the file.
-    flat = torch.from_file(
-        str(pixels), shared=False, size=count * source.image_bytes, dtype=torch.uint8
-    )
     failures = {int(row): reason for row, reason in kept["failures"].items()}
-    return source.images(flat.view(count, 3, source.size, source.size), failures)
+    return source.images(_in_file(pixels, (count, 3, source.size, source.size)), failures)
+
+
+def _in_file(path: Path, shape: tuple[int, int, int, int]) -> UInt8[Tensor, "images 3 size size"]:
+    """The bytes of a file that are read when they are used. They must not be written to.
+
+    Linux refuses a mapping that could be written to where it is larger than the memory.
+    """
+    mapped = np.memmap(path, np.uint8, "r", shape=shape)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(mapped)
 
 
 def _read_notes(path: Path) -> dict[str, Any]:

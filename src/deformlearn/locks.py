@@ -1,0 +1,34 @@
+"""A folder in which one process, or one team, works at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from deformlearn.distributed import ALONE, Team
+from deformlearn.errors import InputError, remedy
+
+_RESTART = 10.0
+"""Seconds that a team waits: those whom torchrun restarts may find the folder about to be freed."""
+
+
+def held(folder: Path, *, team: Team = ALONE, otherwise: str = "choose another folder") -> FileLock:
+    """The lock of a folder, which is made if need be; held until it is released or this process ends.
+
+    Of a team, rank 0 alone takes it. Somebody else's work there is an InputError, and so is a folder
+    that cannot be written in.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0 if team.size == 1 else _RESTART)
+    except Timeout:
+        raise InputError(
+            f"another process is working in {folder}; wait for it, or {otherwise}"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"cannot write in {folder}: {error.strerror or error}; {remedy(error)}"
+        ) from error
+    return lock
