@@ -1,4 +1,4 @@
-"""Disks that are full, and folders that belong to somebody else, for real (tests/test_disks.py)."""
+"""Disks that are full or fail, and folders that belong to somebody else, for real (tests/test_disks.py)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 NOBODY = 65534
@@ -81,3 +82,14 @@ def somebody_else(folder: Path, mode: int) -> Iterator[None]:
             os.seteuid(0)
         for path in sorted(modes):
             path.chmod(modes[path])
+
+
+def spoil_column(shard: Path, column: str) -> None:
+    """Change eight bytes of a column as a failing disk might: size and footer stay what they were."""
+    group = pq.ParquetFile(shard).metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    (pages,) = (one for one in columns if one.path_in_schema.split(".")[0] == column)
+    content = bytearray(shard.read_bytes())
+    middle = pages.data_page_offset + pages.total_compressed_size // 2
+    content[middle : middle + 8] = b"nonsense"
+    shard.write_bytes(content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +27,7 @@ from deformlearn.distributed import Team, together
 from deformlearn.errors import InputError
 from deformlearn.registering import register_split
 from deformlearn.rounds import deform_and_learn
-from disks import no_larger_file
+from disks import no_larger_file, spoil_column
 from tiny_runs import TINY, write_people
 
 PEOPLE = SyntheticConfig(train=2, val=0, test=1, size=32, points=10)
@@ -65,6 +66,13 @@ def joined_again(team: Team) -> Iterator[Team]:
     yield team
 
 
+def damaged(data: Path, copy: Path, column: str) -> Path:
+    """A copy of a data set, a column of whose second shard cannot be read."""
+    shutil.copytree(data, copy)
+    spoil_column(copy / "observations" / "train-00001.parquet", column)
+    return copy
+
+
 def check(name: str, out: Path, team: Team) -> int | None:
     """One piece of work; the second process is given something else where the name says so."""
     other = not team.leads
@@ -89,6 +97,10 @@ def check(name: str, out: Path, team: Team) -> int | None:
             demo(folder, team, seed=int(other))
         case "run, nothing for one":
             data = out / "nothing" if other else many
+            deform_and_learn(data, folder, TINY, octahedra(), team=team)
+        case "run, a damaged picture for one" | "run, a damaged shard for one":
+            column = "image" if "picture" in name else "point_x"
+            data = damaged(many, out / f"many, {column}", column) if other else many
             deform_and_learn(data, folder, TINY, octahedra(), team=team)
         case "register, one block":
             return fit(few, folder, team)
@@ -118,6 +130,8 @@ CHECKS = (
     "synth, space again",
     "demo, other seed",
     "run, nothing for one",
+    "run, a damaged picture for one",
+    "run, a damaged shard for one",
     "register, one block",
     "register, other settings",
     "register, other split",

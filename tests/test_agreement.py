@@ -135,6 +135,27 @@ def test_what_one_process_alone_cannot_read_ends_all(together):
 
 
 @pytest.mark.parametrize(
+    ("work", "reason"),
+    [
+        (
+            "run, a damaged picture for one",
+            "process 0 (unreadable images.train-008: None became unreadable; ",
+        ),
+        (
+            "run, a damaged shard for one",
+            "process 0 (people: 22 became 14; unusable.train-00001.parquet: None became left out; ",
+        ),
+    ],
+)
+def test_people_whom_one_process_cannot_read_end_all_before_any_is_taken_for_another(
+    together, work, reason
+):
+    _, said_by = together
+    assert reason in said_by[0][work]
+    assert said_by[0][work] == said_by[1][work]
+
+
+@pytest.mark.parametrize(
     ("work", "missing"),
     [
         ("synth, elsewhere", "here/observations/test-00000.parquet"),

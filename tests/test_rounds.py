@@ -12,6 +12,7 @@ from rich.console import Console
 
 from deformlearn import lifter as lifting
 from deformlearn import workshop
+from deformlearn.data import shards
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.shards import read_people, read_truth, splits
 from deformlearn.distributed import ALONE, Team
@@ -53,6 +54,28 @@ def test_the_rounds_alternate_deform_and_learn(finished):
     ]  # fmt: skip
     assert not list(finished.rglob("*.part*")), "nothing temporary stays"
     assert not list(finished.rglob("checkpoints/*"))
+
+
+def test_a_shard_that_cannot_be_read_for_a_moment_gives_nobody_another_s_body(
+    people, template, tmp_path, monkeypatch
+):
+    """It was left out when the run began, and is there again when people are registered."""
+    read, failed = shards.read_table, []
+
+    def failing_once(path, columns):
+        if path.name == "train-00000.parquet" and "point_x" in columns and not failed:
+            failed.append(path)
+            raise InputError(f"cannot read {path}: Input/output error")
+        return read(path, columns)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as once:
+        once.setattr(shards, "read_table", failing_once)
+        with pytest.raises(InputError, match="estimates of 10 people, which are not the 6 that"):
+            deform_and_learn(people, out, QUICK, template)
+    assert failed
+    deform_and_learn(people, out, QUICK, template)
+    assert stages(out)[-1] == ("refine", 2)
 
 
 @pytest.mark.parametrize("last", [1, 2, 3, 5])
@@ -171,6 +194,9 @@ def test_more_processes_than_there_is_work_for_are_refused(people, template):
 
 class Told(Team):
     """A process of two that hears nothing bad of the other."""
+
+    def tell(self, value):
+        return value
 
     def gather(self, value):
         return [value, value]

@@ -11,6 +11,7 @@ from deformlearn.data import shards
 from deformlearn.data.shards import DatasetInfo, Row, TruthRow
 from deformlearn.errors import InputError
 from deformlearn.files import place
+from disks import spoil_column
 
 
 def a_row(key="a", points=4, **changes):
@@ -149,6 +150,18 @@ def test_a_truncated_shard_is_named_and_the_others_are_read(folder, template):
     assert people.rejected[0].where == "train-00001.parquet"
     assert "not a whole Parquet shard" in people.rejected[0].reason
     assert [key for key, _, _ in shards.read_images(folder, "train")] == ["a"]
+
+
+def test_a_shard_of_which_a_disk_has_changed_eight_bytes_is_named(folder, template):
+    shards.write_rows(folder, "train", 0, [a_row("a")])
+    changed = shards.write_rows(folder, "train", 1, [a_row("b")])
+    known = shards.fingerprint(folder, "train")
+    spoil_column(changed, "point_x")
+    assert shards.fingerprint(folder, "train") == known, "only reading can tell"
+    people = shards.read_people(folder, "train", template)
+    assert people.keys == ["a"]
+    assert people.rejected[0].where == "train-00001.parquet"
+    assert "not a whole Parquet shard" in people.rejected[0].reason
 
 
 def test_only_the_wanted_images_are_given(folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from deformlearn.data.estimates import read_estimates
 from deformlearn.data.shards import Truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
@@ -19,6 +18,7 @@ from deformlearn.workshop import (
     learn,
     lift_people,
     predict_split,
+    read_fits,
     register_people,
     say_scores,
     score,
@@ -34,7 +34,7 @@ def run_comparisons(shop: Workshop, lifter: Lifter) -> None:
     if shop.test is None:
         return
     if shop.folder.record("no iteration") is None:
-        first = read_estimates(shop.folder.round_path(1, "estimates.parquet"), shop.template)
+        first = read_fits(shop, shop.train, shop.folder.round_path(1, "estimates.parquet"))
         _other_network(shop, "no iteration", training_set(shop, first.estimate))
     if shop.train.truth is not None and shop.folder.record("full 3D supervision") is None:
         _other_network(shop, "full 3D supervision", _full_supervision(shop, shop.train.truth))
@@ -55,7 +55,7 @@ def _control(shop: Workshop, lifter: Lifter, stage: str, *, own_fit: bool) -> No
     folder = shop.folder
     if folder.record(stage) is not None:
         return
-    first = read_estimates(folder.round_path(1, "estimates.parquet"), shop.template)
+    first = read_fits(shop, shop.train, folder.round_path(1, "estimates.parquet"))
     if first.quality is None:
         raise InputError(f"{folder.path} has round-1 estimates without quality; delete round-1")
     seen, config = lift_people(shop, lifter), shop.config.registration

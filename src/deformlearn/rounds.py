@@ -18,7 +18,6 @@ from deformlearn import runtime
 from deformlearn.body import BodyTemplate
 from deformlearn.comparisons import run_comparisons
 from deformlearn.config import RunConfig
-from deformlearn.data.estimates import read_estimates
 from deformlearn.data.shards import read_info, shards, splits
 from deformlearn.data.tables import facts
 from deformlearn.distributed import ALONE, Team
@@ -38,6 +37,7 @@ from deformlearn.workshop import (
     load_split,
     naming,
     predict_split,
+    read_fits,
     say_scores,
     score,
     start_network,
@@ -231,7 +231,7 @@ def _register_round(shop: Workshop, found_lifter: Lifter, round_: int) -> Estima
     folder, config = shop.folder, shop.config
     path = folder.round_path(round_, "estimates.parquet")
     if folder.record("register", round_) is not None:
-        return read_estimates(path, shop.template).estimate
+        return read_fits(shop, shop.train, path).estimate
     _same_shards(shop)
     start, before, alone = None, None, None
     if round_ > 1:
@@ -245,10 +245,10 @@ def _register_round(shop: Workshop, found_lifter: Lifter, round_: int) -> Estima
         team=shop.team, watch=shop.watch, text=f"round {round_}: register", say_rejected=round_ == 1,
     )  # fmt: skip
     # What was written is what all go on with, so that a run that was killed here ends no differently.
-    fits = read_estimates(path, shop.template).estimate
+    fits = read_fits(shop, shop.train, path).estimate
     measured: dict[str, Any] = {"seconds": registered.seconds}
     if alone is not None:
-        fresh = read_estimates(alone if config.keep_best else path, shop.template).estimate
+        fresh = read_fits(shop, shop.train, alone if config.keep_best else path).estimate
         measured["replaced"] = registered.replaced
         measured["alone"] = score(shop, shop.train, fresh)
     measured["scores"] = score(shop, shop.train, fits)
@@ -296,7 +296,7 @@ def _refine(shop: Workshop, found_lifter: Lifter) -> None:
             team=shop.team, watch=shop.watch, text="refine the test predictions",
             say_rejected=before is None,
         )  # fmt: skip
-    scores = score(shop, shop.test, read_estimates(path, shop.template).estimate)
+    scores = score(shop, shop.test, read_fits(shop, shop.test, path).estimate)
     if shop.team.leads:
         first.unlink(missing_ok=True)
     folder.finish("refine", last, split="test", scores=scores)

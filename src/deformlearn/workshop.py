@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from deformlearn.agreement import agree
 from deformlearn.body import BodyTemplate
 from deformlearn.config import RegistrationConfig, RunConfig
-from deformlearn.data.estimates import Estimates, write_estimates
+from deformlearn.data.estimates import Estimates, read_estimates, write_estimates
 from deformlearn.data.images import Images, load_images
 from deformlearn.data.shards import People, Truth, read_people, read_truth
 from deformlearn.distributed import ALONE, Team, by_blocks
@@ -102,6 +104,17 @@ def load_split(
         people = read_people(data, split, template)
         has_truth = any((data / "truth").glob(f"{split}-*.parquet"))
         truth = read_truth(data, split, people.keys) if has_truth else None
+    # What one machine can read and another cannot: each would take other people for the same rows.
+    agree(
+        team,
+        {
+            "split": split,
+            "people": len(people),
+            "unusable": {one.where: "left out" for one in people.rejected},
+            "what is known of them": _digest(people),
+            "has truth": has_truth,
+        },
+    )
     shared = team.size > 1 and len(people) * 3 * size**2 > _EACH_ITS_OWN
     images = None
     # What the first has decoded, the others only map.
@@ -113,7 +126,28 @@ def load_split(
                     workers=workers, cache=cache, in_memory=_EACH_ITS_OWN if shared else None,
                 )  # fmt: skip
     assert images is not None
+    agree(team, {"unreadable images": {one.key: "unreadable" for one in images.unreadable}})
     return Split(people, images, truth)
+
+
+def _digest(people: People) -> str:
+    """Changes with anything that is known of the people."""
+    found = hashlib.blake2b("\0".join(people.keys).encode(), digest_size=8)
+    for tensor in (*people.observations.tensors(), *people.crop.tensors()):
+        found.update(tensor.contiguous().numpy().data)
+    return found.hexdigest()
+
+
+def read_fits(shop: Workshop, split: Split, path: Path) -> Estimates:
+    """Estimates of everyone of a split, as they were written; those of other people are refused."""
+    found = read_estimates(path, shop.template)
+    if found.keys != split.people.keys:
+        raise InputError(
+            f"{path} has estimates of {len(found.keys)} people, which are not the "
+            f"{len(split.people)} that were read when the command began: some of the data could not "
+            f"be read then, or have changed; give the same command again"
+        )
+    return found
 
 
 def register_people(
@@ -274,6 +308,7 @@ def training_set(shop: Workshop, target: Estimate) -> TrainingSet:
 def predict_split(shop: Workshop, network: Regressor, split: Split) -> Estimate:
     """What a network says of everyone; people without a readable image get the rest pose."""
     pixels = split.images.pixels
+    network = network.for_prediction()
 
     def predict(rows: Int[Tensor, "rows"]) -> Estimate:
         several = rows.split(_IN_MEMORY)

@@ -37,11 +37,11 @@ def opened(path: AnyPath, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFil
     with contextlib.ExitStack() as stack:
         with _readable(path):
             if isinstance(path, Path):
-                file = pq.ParquetFile(path, buffer_size=_BUFFER)
+                file = pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True)
             else:
                 # Few large requests, not many small ones.
                 source = stack.enter_context(path.open("rb"))
-                file = pq.ParquetFile(source, pre_buffer=True)
+                file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
             stack.enter_context(file)
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
@@ -164,8 +164,13 @@ def write_table(path: AnyPath, table: pa.Table, *, words: Sequence[str] = ()) ->
 
 
 def written(words: Sequence[str]) -> dict:
-    """How tables are written: a dictionary of floats, which hardly ever repeat, costs much for nothing."""
-    return {"compression": "zstd", "use_dictionary": list(words) or False}
+    """How tables are written: a dictionary of floats, which hardly ever repeat, costs much for nothing.
+
+    Checksums tell a page that a disk or a copy has changed from a person at another place.
+    """
+    return {
+        "compression": "zstd", "use_dictionary": list(words) or False, "write_page_checksum": True,
+    }  # fmt: skip
 
 
 def column(table: pa.Table, name: str) -> Tensor:
