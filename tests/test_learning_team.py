@@ -111,7 +111,10 @@ def alone(monkeypatch):
     off = torch.autocast("cpu", enabled=False)
     monkeypatch.setattr(stepping, "autocast", lambda _: off)
     monkeypatch.setattr(learning, "autocast", lambda _: off)
-    return ALONE
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as theirs: sums round by the number of threads
+    yield ALONE
+    torch.set_num_threads(threads)
 
 
 def same(one, other):

@@ -11,13 +11,14 @@ from deformlearn.prefetch import ahead, made_ahead, sent
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["cpu", "cuda:1"])
+@pytest.fixture(params=["cpu", "cuda:1", "cuda"])
 def where(request, monkeypatch):
     """Both ways of going through a list; the thread needs no GPU to be one."""
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device))
-    chosen = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    chosen: list[int] = []
     yield torch.device(request.param)
-    assert set(chosen) == set([torch.device("cuda:1")] if request.param != "cpu" else ())
+    assert set(chosen) == (set() if request.param == "cpu" else {1})
 
 
 def test_all_items_come_in_their_order(where):
@@ -48,7 +49,7 @@ def test_for_a_gpu_one_item_is_made_while_another_is_used(monkeypatch):
             event.set()
             yield threading.get_ident()
 
-    several = ahead(items(), torch.device("cuda"))
+    several = ahead(items(), torch.device("cuda:0"))
     assert next(several) != threading.get_ident()
     assert made[1].wait(10)
     assert not made[2].is_set()
@@ -82,7 +83,7 @@ def test_without_room_for_the_next_batch_each_is_made_when_the_last_is_used(monk
     device = Room(1)
     found = []
     with caplog.at_level(logging.WARNING):
-        for item in device.use(range(6), torch.device("cuda")):
+        for item in device.use(range(6), torch.device("cuda:0")):
             # The thread has tried to make the next one meanwhile.
             found.append(item)
             time.sleep(0.05)

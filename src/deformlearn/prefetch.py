@@ -27,7 +27,8 @@ def ahead(items: Iterable[T], where: torch.device) -> Iterator[T]:
     end: Any = object()
     iterator = iter(items)
     # A new thread begins on device 0, and would open a context there.
-    with ThreadPoolExecutor(1, "ahead", torch.cuda.set_device, (where,)) as maker:
+    device = torch.cuda.current_device() if where.index is None else where.index
+    with ThreadPoolExecutor(1, "ahead", torch.cuda.set_device, (device,)) as maker:
         coming = maker.submit(next, iterator, end)
         while (item := coming.result()) is not end:
             coming = maker.submit(next, iterator, end)

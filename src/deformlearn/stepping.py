@@ -180,7 +180,8 @@ class Stepper:
         if self.team.size > 1 and self._tried:
             raise InputError(
                 f"out of memory in the middle of a step of {self.team.size} processes ({reason}); "
-                f"start again, which goes on from the last epoch, with a smaller batch or more processes"
+                f"the same command goes on from the last epoch; start more processes, or begin anew "
+                f"with a smaller batch and another --out"
             )
         if images // (2 * self.parts) < 2:
             raise InputError(
@@ -193,6 +194,9 @@ class Stepper:
     def _agree_on_parts(self, examples: Examples) -> None:
         """Try one batch without the others: whoever stops in the middle of a step stops all."""
         training = self.network.training
+        # What Adam will keep is not there before the first step.
+        weights = [] if self.optimizer.state else [*self.network.parameters()]
+        moments = [torch.empty_like(one) for one in weights for _ in range(2)]
         # In training, batch normalisation waits for the others in every layer.
         self.network.eval()
         while True:
@@ -202,6 +206,7 @@ class Stepper:
             except torch.OutOfMemoryError as error:
                 reason = reason_of(error)
             self._halve(reason)
+        del moments
         self.network.train(training)
         self.parts = max(self.team.gather(self.parts))
         self._tried = True
