@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from deformlearn.data.shards import read_info, write_info
 from deformlearn.errors import InputError
 from deformlearn.report import millimetres, results_table, write_figure_curve
 from deformlearn.rundir import RunFolder, read_config
+from gather import gather
 from table import HEADINGS, Measured, cells, markdown_table, peers
 
 QUALITIES = {
@@ -72,10 +72,7 @@ def mix(out: Path, sources: list[Path]) -> None:
 def collect(state: Path, out: Path) -> None:
     """What is worth keeping of a state folder, finished or not."""
     out.mkdir(parents=True, exist_ok=True)
-    # Few files: whatever carries them back may count them.
-    measured = {path.stem: json.loads(path.read_text()) for path in _results(state)}
-    if measured:
-        (out / "benchmarks.json").write_text(json.dumps(measured, indent=1) + "\n")
+    measured = gather(state, out)
     kept: dict[str, Any] = {}
     pages = []
     for quality, title in QUALITIES.items():
@@ -113,10 +110,6 @@ def collect(state: Path, out: Path) -> None:
     pages += [f"- {failure}" for failure in done.values() if failure]
     (out / "results.md").write_text("\n".join(pages) + "\n")
     print("\n".join(pages))
-
-
-def _results(state: Path) -> Iterator[Path]:
-    yield from sorted((state / "results").glob("*.json"))
 
 
 def _benchmarks(measured: dict[str, dict[str, Any]], results: Path) -> list[str]:

@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in calls of at most LIMIT seconds: call it again until it says that all is done.
 #
-#   OUT=results benchmarks/gpu.sh                  on a machine with the whole environment
+#   OUT=results benchmarks/gpu.sh                  on a CUDA machine with the whole environment
 #   PACK=.whl/pack.tar.xz OUT=results benchmarks/gpu.sh   without a network: see benchmarks/pack.py
 #   SIZE=miniature DEVICE=cpu OUT=results benchmarks/gpu.sh    does it run? (a few minutes on two cores)
 #
-# It runs the benchmarks, the tests that need CUDA, the tiny demo by all GPUs together, and the experiment of the
-# paper's size on synthetic people: `wild` and `lab` people together, exact correspondences and a predictor's,
-# three rounds, and what they are compared with; a million people registered at last. What is done is kept in
-# STATE, and every step goes on where the call before was stopped. OUT gets what is worth keeping: JSON, figures,
-# and the Markdown for docs/results.md.
+# It runs the benchmarks, what is quick and wanted most before what is slow, the tests that need CUDA, the tiny
+# demo by all GPUs together, and the experiment of the paper's size on synthetic people: `wild` and `lab` people
+# together, exact correspondences and a predictor's, three rounds, and what they are compared with; a million
+# people registered at last. What is done is kept in STATE, and every step goes on where the call before was
+# stopped. OUT gets what is worth keeping: what was measured after every step, and at the end of a call figures
+# and the Markdown for docs/results.md too.
 # Exit code: 0 all is done; 75 call again; 1 a step of the experiment failed, or all is done but what could only
-# be tried.
+# be tried; 2 there is no such device.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-SIZE="${SIZE:-full}" DEVICE="${DEVICE:-auto}" LIMIT="${LIMIT:-480}" VENV="${VENV:-.venv}"
+SIZE="${SIZE:-full}" LIMIT="${LIMIT:-440}" VENV="${VENV:-.venv}"
+# Of LIMIT: from asking a step to stop until it is killed, and for collecting at the end of a call.
+GRACE=10 COLLECT=20
+# A CPU would work on the full size for days: it is not what anyone gets by accident.
+if [ "$SIZE" = miniature ]; then DEVICE="${DEVICE:-auto}"; else DEVICE="${DEVICE:-cuda}"; fi
 if [ -z "${PYTHON:-}" ]; then
   if [ -x "$VENV/bin/python" ]; then PYTHON="$VENV/bin/python"; else PYTHON=python3; fi
 fi
@@ -27,6 +32,10 @@ if [ -n "${PACK:-}" ]; then
     "$PYTHON" -m tarfile -e "$PACK" "$STATE/pack" && touch "$STATE/done/unpacked"
   fi
   export PYTHONPATH="$STATE/pack/site:$PYTHONPATH" DEFORMLEARN_CACHE="$STATE/pack/cache" ANNY_CACHE_DIR="$STATE/pack/anny"
+fi
+if [ "${DEVICE#cuda}" != "$DEVICE" ] && ! "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+  echo "error: $PYTHON sees no CUDA device; to see whether all runs, give SIZE=miniature DEVICE=cpu" >&2
+  exit 2
 fi
 
 if [ "$SIZE" = miniature ]; then
@@ -46,27 +55,43 @@ else
   RUN=(--preset gpu --rounds 3 --lifter.steps 20000 --regressor.epochs "${EPOCHS:-2}")
   DEMO=()
   BENCH=()
-  GROUPS_AT_ONCE=(machine registration lifter training head prediction evaluation skinning synthetic scaling storage pictures)
+  # The cheap and the most wanted come first, light ones together. `scaling` measures processes of its own, which
+  # nothing may stand beside; a step that is cut off begins anew, so what may compile for minutes is alone.
+  GROUPS_AT_ONCE=("machine skinning" scaling synthetic prediction "lifter head evaluation storage pictures"
+    registration training)
 fi
 # As many processes as there are GPUs, by nccl; on CPU two, by gloo.
 if [ "$DEVICE" = cpu ]; then TEAM=2; else TEAM=gpu; fi
 
-collect() {
-  "$PYTHON" benchmarks/experiment.py collect "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "collecting failed: see $STATE/log.txt"
+# What was measured until now and the log, in no time: whoever ends this call early shall have them.
+gather() {
+  "$PYTHON" benchmarks/gather.py "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "gathering failed: see $STATE/log.txt"
   tail -c 100000 "$STATE/log.txt" > "$OUT/log.txt"
+}
+
+# All that is worth keeping, which takes seconds.
+collected=no
+collect() {
+  gather
+  timeout -s KILL "$COLLECT" "$PYTHON" benchmarks/experiment.py collect "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 ||
+    echo "collecting failed: see $STATE/log.txt"
+  tail -c 100000 "$STATE/log.txt" > "$OUT/log.txt"
+  collected=yes
 }
 
 # step NAME COMMAND...: unless it is done already; stopped in time, it is gone on with in the next call.
 # Steps whose name begins with "try-" may fail without ending what follows. They cannot be gone on with, so
-# one that began with its call and did not end in it is given up.
+# none begins when a call is nearly over, and one that began with its call and did not end in it is given up.
 step() {
-  local name="$1" code=0 begin=$SECONDS left=$((LIMIT - SECONDS)) may_fail=no
+  local name="$1" code=0 begin=$SECONDS left=$((LIMIT - SECONDS - GRACE - COLLECT)) may_fail=no least=10
   shift
   [ -e "$STATE/done/$name" ] && return
   [ "$name" = "${name#try-}" ] || may_fail=yes
-  [ "$left" -ge 40 ] || call_again "$name"
+  if [ "$may_fail" = yes ] && [ "$begin" -ge 30 ]; then least=$((LIMIT / 4)); fi
+  [ "$left" -ge "$least" ] || call_again "$name"
   echo "== $name (at $begin s)" | tee -a "$STATE/log.txt"
-  timeout -s INT -k 15 "$((left - 20))" "$@" >> "$STATE/log.txt" 2>&1 || code=$?
+  collected=no
+  timeout -s INT -k "$GRACE" "$left" "$@" >> "$STATE/log.txt" 2>&1 || code=$?
   if [ "$code" = 0 ]; then
     touch "$STATE/done/$name"
   elif [ "$code" = 124 ] || [ "$code" = 137 ]; then
@@ -80,10 +105,12 @@ step() {
     tail -n 20 "$STATE/log.txt"
     exit 1
   fi
+  # A run's figures and errors are worth the seconds; of other steps there is nothing but what was measured.
+  case "$name" in run-* | baselines-*) collect ;; *) gather ;; esac
 }
 
 call_again() {
-  collect
+  [ "$collected" = yes ] || collect
   echo "stopped in $1 after $SECONDS s; call again"
   exit 75
 }

@@ -27,9 +27,9 @@ Call = Callable[[], torch.Tensor]
 
 @torch.no_grad()
 def compare_skinning(
-    people: int = 32, device: torch.device | str = "cpu", repeats: int = 10
+    people: int = 32, device: torch.device | str = "cpu", repeats: int = 10, *, batches: int = 1
 ) -> dict[str, float]:
-    """Milliseconds a batch of `people` of each library, by its name."""
+    """Milliseconds that each library, by its name, takes for `batches` batches of `people`."""
     device = torch.device(device)
     calls = {"deformlearn": _ours(people, device), "anny": _anny(people, device)}
     calls["body-models"] = _body_models(people, device)
@@ -38,7 +38,8 @@ def compare_skinning(
         for name, call in calls.items():
             _settle(device)
             start = time.perf_counter()
-            call()
+            for _ in range(batches):
+                call()
             _settle(device)
             if turn >= 2:  # warm
                 best[name] = min(best[name], 1e3 * (time.perf_counter() - start))

@@ -9,7 +9,8 @@
 
 Peers are run in the same process, in turn with ours. A number is compared with the baseline of the same
 kind of machine, size and number of threads; a machine without one has nothing to be worse than. The exit
-code is 1 where a number is worse than its baseline by more than its tolerance.
+code is 1 where a number is worse than its baseline by more than its tolerance. What was measured is written
+number by number: whoever is stopped, however abruptly, keeps it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import accuracy
@@ -31,10 +32,11 @@ import roofline
 import storage_speed
 from deformlearn import runtime
 from deformlearn.errors import InputError
+from deformlearn.files import write_atomically
 from machine import Bench
 from table import HEADINGS, Baseline, Measured, cells, peers, record, regressions, text_table
 
-GROUPS: dict[str, Callable[[Bench], list[Measured]]] = {
+GROUPS: dict[str, Callable[[Bench], Iterable[Measured]]] = {
     "machine": machine.limits,
     "start": storage_speed.start,
     "registration": registration_speed.registration,
@@ -56,6 +58,9 @@ GROUPS: dict[str, Callable[[Bench], list[Measured]]] = {
 SLOW = ("accuracy", "million")
 """Groups that take long: only by name."""
 
+UNFINISHED = "stopped before its end"
+"""What a file says of the group that is being measured."""
+
 
 def main() -> None:
     options = _options()
@@ -73,13 +78,22 @@ def main() -> None:
             found += accuracy.demo(options.demo)
     except InputError as error:
         sys.exit(f"error: {error}")
+    path = _path(bench, options)
     for name in _wanted(options):
         print(f"{name} ...", file=sys.stderr, flush=True)
+        failed[name] = UNFINISHED
+        if found:  # else a call before this one may have left more
+            _keep(path, found, failed, bench, options)
         try:
-            found += _sound(GROUPS[name](bench), found)
+            for one in _sound(GROUPS[name](bench), found):
+                found.append(one)
+                _keep(path, found, failed, bench, options)
+            del failed[name]
         except Exception as error:  # one broken workload must not cost the others' numbers
             failed[name] = f"{type(error).__name__}: {error}"
-    sys.exit(_report(found, failed, bench, options))
+        except KeyboardInterrupt:
+            sys.exit(f"stopped in {name}; what was measured until then, if anything: {path}")
+    sys.exit(_report(path, found, failed, bench, options))
 
 
 def _options() -> argparse.Namespace:
@@ -103,18 +117,19 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _sound(measured: list[Measured], before: list[Measured]) -> list[Measured]:
-    """What a group measured: numbers, each of a name of its own."""
-    if not measured:
-        raise ValueError("nothing was measured")
+def _sound(measured: Iterable[Measured], before: list[Measured]) -> Iterator[Measured]:
+    """What a group measures, as it comes: numbers, each of a name of its own."""
     names = {one.metric for one in before}
+    known = len(names)
     for one in measured:
         if not math.isfinite(one.value):
             raise ValueError(f"{one.metric} is {one.value}")
         if one.metric in names:
             raise ValueError(f"{one.metric} is measured twice")
         names.add(one.metric)
-    return measured
+        yield one
+    if len(names) == known:
+        raise ValueError("nothing was measured")
 
 
 def _wanted(options: argparse.Namespace) -> list[str]:
@@ -126,10 +141,35 @@ def _wanted(options: argparse.Namespace) -> list[str]:
     return [name for name in GROUPS if name not in SLOW]
 
 
+def _path(bench: Bench, options: argparse.Namespace) -> Path:
+    """Where the results of this run go."""
+    which = "-".join(options.only or ["demo" if options.demo else "all"])
+    where = "gpu" if bench.gpu else "cpu"
+    return options.out / f"{time.strftime('%Y-%m-%d')}-{where}-{bench.size}-{which}.json"
+
+
+def _keep(
+    path: Path,
+    found: list[Measured],
+    failed: dict[str, str],
+    bench: Bench,
+    options: argparse.Namespace,
+) -> None:
+    """Write what was found until now, with the machine that made it."""
+    about = {**machine.describe(bench), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    about["demo"] = options.demo and options.demo.name
+    kept = {**about, "measured": record(found), "failed": failed}
+    write_atomically(path, (json.dumps(kept, indent=2) + "\n").encode())
+
+
 def _report(
-    found: list[Measured], failed: dict[str, str], bench: Bench, options: argparse.Namespace
+    path: Path,
+    found: list[Measured],
+    failed: dict[str, str],
+    bench: Bench,
+    options: argparse.Namespace,
 ) -> int:
-    """Print the table, keep it with the machine that made it; the exit code."""
+    """Print the table and keep it; the exit code."""
     baseline = Baseline(options.baseline)
     kind = machine.kind(bench)
     accepted = baseline.of(kind)
@@ -141,14 +181,7 @@ def _report(
         print(f"WORSE  {line}")
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}")
-    about = {**machine.describe(bench), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
-    about["demo"] = options.demo and options.demo.name
-    kept = {**about, "measured": record(found), "failed": failed}
-    options.out.mkdir(parents=True, exist_ok=True)
-    which = "-".join(options.only or ["demo" if options.demo else "all"])
-    where = "gpu" if bench.gpu else "cpu"
-    path = options.out / f"{time.strftime('%Y-%m-%d')}-{where}-{bench.size}-{which}.json"
-    path.write_text(json.dumps(kept, indent=2) + "\n")
+    _keep(path, found, failed, bench, options)
     print(f"written: {path}")
     if options.accept and not failed:
         baseline.accept(kind, found)

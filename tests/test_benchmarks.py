@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,13 +16,16 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import accuracy  # noqa: E402 (found by the line above)
 import experiment  # noqa: E402
+import gather  # noqa: E402
+import learning_speed  # noqa: E402
 import machine  # noqa: E402
 import peer_fit  # noqa: E402
+import people_speed  # noqa: E402
 import planted  # noqa: E402
 import registration_speed  # noqa: E402
 import roofline  # noqa: E402
 import run  # noqa: E402
-from deformlearn import templates  # noqa: E402
+from deformlearn import compiling, runtime, templates  # noqa: E402
 from deformlearn.data.estimates import read_estimates  # noqa: E402
 from deformlearn.data.shards import read_images, read_people, read_truth  # noqa: E402
 from deformlearn.errors import InputError  # noqa: E402
@@ -32,6 +36,14 @@ from table import Baseline, Measured, cells, markdown_table, regressions, text_t
 @pytest.fixture
 def bench(tmp_path) -> Bench:
     return Bench(torch.device("cpu"), "miniature", tmp_path)
+
+
+@pytest.fixture
+def pretended(bench, monkeypatch) -> Bench:
+    """A CPU that the benchmarks take for a GPU."""
+    monkeypatch.setattr(Bench, "gpu", True)
+    monkeypatch.setattr(Bench, "wait", lambda self: None)
+    return bench
 
 
 def speed(value: float, **options) -> Measured:
@@ -231,6 +243,178 @@ def test_a_workload_that_breaks_costs_its_own_numbers_alone(tmp_path, monkeypatc
     assert not (tmp_path / "baseline.json").exists()
 
 
+def test_what_was_measured_is_written_before_the_next_is(tmp_path, monkeypatch):
+    folders = ["--out", str(tmp_path / "out"), "--baseline", str(tmp_path / "baseline.json")]
+    monkeypatch.setattr(sys, "argv", ["run.py", "--miniature", "--only", "start", *folders])
+    seen = []
+
+    def kept() -> dict:
+        (path,) = (tmp_path / "out").iterdir()
+        return json.loads(path.read_text())
+
+    def stopped(bench: Bench):
+        yield speed(2.0)
+        seen.append(kept())
+        raise KeyboardInterrupt
+
+    def whole(bench: Bench):
+        yield speed(2.0)
+        yield error(3.0)
+
+    monkeypatch.setitem(run.GROUPS, "start", stopped)
+    with pytest.raises(SystemExit, match="stopped in start; what was measured until then, if any"):
+        run.main()
+    for found in (*seen, kept()):
+        assert [row["metric"] for row in found["measured"]] == ["speed"]
+        assert found["failed"] == {"start": run.UNFINISHED}
+
+    def stopped_at_once(bench: Bench):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(run.GROUPS, "start", stopped_at_once)
+    with pytest.raises(SystemExit, match="stopped in start"):
+        run.main()
+    assert len(kept()["measured"]) == 1, "nothing takes the place of something"
+    monkeypatch.setitem(run.GROUPS, "start", whole)
+    with pytest.raises(SystemExit, match="0"):
+        run.main()
+    assert [row["metric"] for row in kept()["measured"]] == ["speed", "error"]
+    assert kept()["failed"] == {}
+
+
+def test_a_group_that_was_stopped_before_its_first_number_is_named_beside_those_that_ended(
+    tmp_path, monkeypatch
+):
+    def stopped(bench: Bench):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(run.GROUPS, "machine", lambda bench: [speed(2.0)])
+    monkeypatch.setitem(run.GROUPS, "start", stopped)
+    words = ["run.py", "--miniature", "--only", "machine", "--only", "start"]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="stopped in start"):
+        run.main()
+    (path,) = tmp_path.iterdir()
+    found = json.loads(path.read_text())
+    assert len(found["measured"]) == 1
+    assert found["failed"] == {"start": run.UNFINISHED}
+
+
+def test_a_gpu_predicts_with_a_network_that_comes_ready_and_a_cpu_makes_it_ready(
+    bench, monkeypatch
+):
+    ready = []
+
+    def predict(network, images):
+        ready.append(network.is_for_prediction)
+
+    monkeypatch.setattr(learning_speed, "predict_dataset", predict)
+    assert len(list(learning_speed.prediction(bench))) == 2 * 3
+    assert not any(ready)
+    monkeypatch.setattr(Bench, "gpu", True)
+    monkeypatch.setattr(Bench, "wait", lambda self: None)
+    ready.clear()
+    assert len(list(learning_speed.prediction(bench))) == 2 * 2
+    assert all(ready)
+
+
+def test_more_images_than_are_drawn_are_the_same_again(monkeypatch):
+    monkeypatch.setattr(learning_speed, "DISTINCT_IMAGES", 2)
+    config = learning_speed.RegressorConfig(size=32)
+    one, two, three = learning_speed._pixels(config, 3)
+    assert torch.equal(one, three)
+    assert not torch.equal(one, two)
+    assert torch.equal(learning_speed._pixels(config, 2), torch.stack([one, two]))
+
+
+def test_a_gpu_trains_each_network_beside_its_backbone_alone_and_gives_rows_one_by_one(
+    pretended, monkeypatch
+):
+    stepped = []
+    monkeypatch.setattr(
+        learning_speed, "bare_training", lambda *given: lambda: stepped.append(type(given[-1]))
+    )
+    rows = learning_speed.training(pretended)
+    first = [next(rows), next(rows)]
+    assert "share of the bare backbone" in first[1].metric
+    assert set(stepped) == {learning_speed._Bare}
+    assert "with 2D heads" in next(rows).metric
+
+
+def test_a_gpu_skins_many_bodies_in_batches_that_every_library_holds_and_few_without_a_goal(
+    pretended, monkeypatch
+):
+    calls = []
+
+    def compare(people, device, repeats, *, batches):
+        calls.append((people, batches))
+        return {"deformlearn": 10.0, "peer": 20.0}
+
+    monkeypatch.setattr(people_speed, "compare_skinning", compare)
+    many, few = people_speed.skinning(Bench(pretended.device, "full"))
+    assert calls == [(1024, 2), (256, 1)]
+    assert (many.value, many.peer, many.goal) == (204_800, 102_400, 204_800)
+    assert (few.value, few.peer, few.goal) == (25_600, 12_800, None)
+    assert few.metric == "skinning, GPU: full meshes, 256 at once, against peer"
+
+
+def test_a_synthetic_data_set_says_how_long_its_first_people_took(bench, monkeypatch):
+    def synthesize(folder, config, *, workers, device, progress):
+        progress(0, 2)
+        time.sleep(0.02)
+        progress(1, 2)
+        time.sleep(0.05)
+        progress(2, 2)
+
+    monkeypatch.setattr(people_speed, "synthesize", synthesize)
+    rate, start = people_speed.data_set(bench)
+    assert 0.02 <= start.value <= 2 / rate.value - 0.05
+    assert (rate.goal, start.goal) == (1000, None)
+
+
+@pytest.fixture
+def nothing_compiles(monkeypatch):
+    def refuse(*given: object) -> None:
+        raise RuntimeError("no compiler today")
+
+    monkeypatch.setattr(runtime, "has_compiler", lambda: True)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: refuse)
+    compiling.compiled.cache_clear()
+    yield
+    compiling.compiled.cache_clear()  # what failed here is eager for good
+
+
+@pytest.mark.parametrize("solver", ["adam", "gauss-newton"])
+def test_what_could_not_be_compiled_is_not_called_compiled(
+    solver, bench, template, nothing_compiles, capsys
+):
+    observations, crop = planted.planted(template, 3, points=5)
+    config = registration_speed.RegistrationConfig(solver=solver, first_steps=2, steps=2)
+    with pytest.warns(UserWarning, match="registration runs eagerly: no compiler today"):
+        rows = registration_speed.compiled_beside_eager(
+            bench, "fast, compiled", config, template, observations, crop
+        )
+    assert rows == []
+    out = capsys.readouterr().out
+    assert out == "left out: fast, compiled: it could not be compiled, and ran eagerly\n"
+
+
+@pytest.mark.parametrize("solver", ["adam", "gauss-newton"])
+def test_what_was_compiled_stands_beside_the_same_eager(solver, bench, template, monkeypatch):
+    observations, crop = planted.planted(template, 3, points=5)
+    config = registration_speed.RegistrationConfig(solver=solver, first_steps=2, steps=2)
+    monkeypatch.setattr(runtime, "has_compiler", lambda: True)
+    # Compiling takes half a minute, and changes nothing here.
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    compiling.compiled.cache_clear()
+    monkeypatch.setattr(compiling.Compiled, "failed", False)
+    (row,) = registration_speed.compiled_beside_eager(
+        bench, "fast, compiled", config, template, observations, crop
+    )
+    compiling.compiled.cache_clear()
+    assert (row.metric, row.peer_name) == ("fast, compiled", "the same, eager")
+
+
 LIMITS = {
     "machine: matrix product, float32": 100.0,
     "machine: matrix product, bfloat16": 200.0,
@@ -263,8 +447,8 @@ def write_results(folder: Path, **results: dict) -> Path:
 )  # fmt: skip
 def test_a_workload_that_measures_no_number_or_one_twice_has_failed(measured, problem):
     with pytest.raises(ValueError, match=problem):
-        run._sound(measured, [error(3.0)])
-    assert run._sound([speed(1.0)], [error(3.0)]) == [speed(1.0)]
+        list(run._sound(measured, [error(3.0)]))
+    assert list(run._sound([speed(1.0)], [error(3.0)])) == [speed(1.0)]
 
 
 def test_the_roofline_is_the_lower_of_arithmetic_and_memory(tmp_path):
@@ -439,15 +623,93 @@ def test_an_unfinished_demo_has_no_goals_yet(tmp_path, monkeypatch):
         run.main()
 
 
+def test_results_are_gathered_in_one_file_by_what_needs_none_of_our_packages(tmp_path):
+    state = tmp_path / "state"
+    command = [sys.executable, "-I", str(BENCHMARKS / "gather.py"), str(state), str(tmp_path)]
+    subprocess.run(command, check=True)
+    assert list(tmp_path.iterdir()) == []
+    write_results(state / "results", on_01_a=result({"a": 1.0}), on_02_b=result({"b": 2.0}))
+    subprocess.run(command, check=True)
+    found = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert found == {"2026-01-01-a": result({"a": 1.0}), "2026-01-02-b": result({"b": 2.0})}
+    assert gather.gather(state, tmp_path) == found
+
+
+def gpu_script(folder: Path, **settings: str) -> dict:
+    """Arguments of a process that runs the script."""
+    environment = {
+        **os.environ, "SIZE": "miniature", "DEVICE": "cpu", "STATE": str(folder / "state"),
+        "OUT": str(folder / "out"), "PYTHON": sys.executable, **settings,
+    }  # fmt: skip
+    command = ["bash", str(BENCHMARKS / "gpu.sh")]
+    return {"args": command, "env": environment, "text": True}
+
+
+def python_that(folder: Path, benchmarks_do: str) -> str:
+    """A Python whose `run.py` does something else."""
+    path = folder / "python"
+    path.write_text(
+        f'#!/usr/bin/env bash\nif [ "$1" = benchmarks/run.py ]; then {benchmarks_do}; fi\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_gpu_script_says_what_is_left_and_goes_on(tmp_path):
     """With no time at all, it stops before its first step and asks to be called again."""
-    environment = {
-        **os.environ, "LIMIT": "0", "SIZE": "miniature", "DEVICE": "cpu",
-        "STATE": str(tmp_path / "state"), "OUT": str(tmp_path / "out"), "PYTHON": sys.executable,
-    }  # fmt: skip
-    done = subprocess.run(
-        ["bash", str(BENCHMARKS / "gpu.sh")], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(**gpu_script(tmp_path, LIMIT="0"), capture_output=True)
     assert done.returncode == 75, done.stderr
     assert "stopped in try-bench-machine" in done.stdout
     assert "Steps done: none." in (tmp_path / "out" / "results.md").read_text()
+
+
+@pytest.mark.slow
+def test_gpu_script_ends_in_time_though_a_step_will_not_stop(tmp_path):
+    """A step that ignores being asked to stop is killed; what it measured until then is kept."""
+    results = tmp_path / "state" / "results"
+    measured = json.dumps(result({"a": 1.0}, failed={"machine": run.UNFINISHED}))
+    stubborn = python_that(
+        tmp_path, f"trap '' INT; echo '{measured}' > {results}/a.json; while :; do sleep 1; done"
+    )
+    begin = time.monotonic()
+    # Thirty seconds of it are for ending.
+    settings = gpu_script(tmp_path, LIMIT="42", PYTHON=stubborn)
+    done = subprocess.run(**settings, capture_output=True)
+    assert time.monotonic() - begin < 42
+    assert "given up: try-bench-machine does not end in 42 s" in done.stdout
+    assert done.returncode == 75, done.stderr
+    assert "stopped in try-bench-prediction" in done.stdout
+    found = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
+    assert found["a"]["failed"] == {"machine": "stopped before its end"}
+
+
+def test_gpu_script_has_the_results_of_a_step_out_before_the_next_begins(tmp_path):
+    """Whatever ends the call then, `kill -9` included."""
+    results = tmp_path / "state" / "results"
+    once = python_that(
+        tmp_path,
+        f"if [ -e {results}/a.json ]; then exec sleep 5; fi; "
+        f"echo '{json.dumps(result({'a': 1.0}))}' > {results}/a.json; exit",
+    )
+    settings = gpu_script(tmp_path, PYTHON=once)
+    with subprocess.Popen(**settings, stdout=subprocess.PIPE, start_new_session=True) as script:
+        assert script.stdout is not None
+        assert [script.stdout.readline()[:20] for _ in range(2)] == [
+            "== try-bench-machine",
+            "== try-bench-predict",
+        ]
+        os.killpg(script.pid, signal.SIGKILL)
+    assert json.loads((tmp_path / "out" / "benchmarks.json").read_text()).keys() == {"a"}
+    assert "== try-bench-machine" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_gpu_script_at_full_size_refuses_a_machine_without_one(tmp_path):
+    settings = gpu_script(tmp_path, SIZE="full", DEVICE="")
+    done = subprocess.run(**settings, capture_output=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: {sys.executable} sees no CUDA device; "
+        f"to see whether all runs, give SIZE=miniature DEVICE=cpu\n"
+    )
