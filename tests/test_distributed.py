@@ -342,6 +342,23 @@ def test_a_disk_that_is_full_for_the_one_that_writes_ends_all(people, tmp_path):
     assert line == f"refused by 0: cannot write {file}: File too large; choose another place"
 
 
+def test_where_nobody_can_leave_before_all_do_the_one_that_fails_says_why_and_ends(
+    people, tmp_path
+):
+    """As by NCCL: the other process waits in its kernels, and could never be woken to say it."""
+    done = run(people, tmp_path / "run", "nccl=1", "0:most=1000000", processes=2, patience=60)
+    assert done.returncode != 0
+    file = tmp_path / "run" / "checkpoints" / "learn-1.pt"
+    lines = [line for line in done.stderr.splitlines() if line.startswith("deformlearn: ")]
+    assert lines == [f"deformlearn: cannot write {file}: File too large; choose another place"]
+
+
+def test_where_nobody_can_leave_before_all_do_a_run_ends_as_any(people, both, tmp_path):
+    done = run(people, tmp_path / "run", "nccl=1", processes=2, patience=120)
+    assert done.returncode == 0, done.stderr
+    assert compare(both, tmp_path / "run") == []
+
+
 def test_the_command_says_once_that_a_gpu_is_missing(tmp_path):
     """As a user starts it; every process refuses, rank 0 says why, and nothing is begun."""
     if torch.cuda.is_available():

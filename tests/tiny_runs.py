@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import distributed as group
 
 from conftest import octahedra, plant
+from deformlearn import distributed
 from deformlearn.config import LifterConfig, RegistrationConfig, RegressorConfig, RunConfig
 from deformlearn.data.shards import DatasetInfo, Row, TruthRow, write_info, write_rows, write_truth
 from deformlearn.distributed import together
@@ -123,13 +125,16 @@ def torchrun(processes: int, restarts: int = 0) -> list[str]:
     ]  # fmt: skip
 
 
-def run(data: Path, out: Path, *words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+def run(
+    data: Path, out: Path, *words: str, processes: int = 1, patience: float | None = None
+) -> subprocess.CompletedProcess[str]:
     """A tiny run in processes of its own, of one thread each."""
     return subprocess.run(
         command(data, out, *words, processes=processes),
         capture_output=True,
         text=True,
         env=one_thread(),
+        timeout=patience,
     )
 
 
@@ -150,6 +155,21 @@ def die_after(out: Path, name: str) -> None:
     os.replace = replace_and_die
 
 
+def leave_as_nccl_does() -> None:
+    """From now on nobody can leave before all do: its kernels end when those of the others do."""
+    leave = group.destroy_process_group
+
+    def wait_and_leave() -> None:
+        store = distributed.group.distributed_c10d._get_default_store()
+        store.set(f"leaving/{group.get_rank()}", "")
+        for rank in range(group.get_world_size()):
+            store.get(f"leaving/{rank}")
+        leave()
+
+    group.destroy_process_group = wait_and_leave
+    distributed._on_gpus = group.is_initialized
+
+
 def mark_of_death(out: Path, name: str) -> Path:
     """Is there when a process was killed at this file."""
     return out.with_name(f"{out.name} {name.replace('/', ' ')}")
@@ -158,7 +178,8 @@ def mark_of_death(out: Path, name: str) -> Path:
 def main(data: str, out: str, *words: str) -> None:
     """Do a tiny run. `word=value` changes the configuration; `1:word=value` that of process 1 alone.
 
-    `kill=FILE` is where the process is killed, `most=BYTES` the largest file that it may write.
+    `kill=FILE` is where the process is killed, `most=BYTES` the largest file that it may write; `nccl=1`
+    has the processes take leave as NCCL does.
     """
     files = contextlib.ExitStack()
     rank = os.environ.get("RANK", "0")
@@ -174,6 +195,8 @@ def main(data: str, out: str, *words: str) -> None:
             die_after(Path(out), value)
         elif name == "most":
             files.enter_context(no_larger_file(int(value)))
+        elif name == "nccl":
+            leave_as_nccl_does()
         elif name == "batch":
             config = replace(config, regressor=replace(config.regressor, batch=int(value)))
         else:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as group
@@ -127,7 +128,8 @@ def together(device_name: str) -> Iterator[Team]:
     """The team of this process, for as long as the work inside takes.
 
     When a process refuses its input, fails or is killed, the others cannot go on without it: they end
-    with one line that says why. Rank 0 raises it; the others end silently, with the same exit code.
+    with one line that says why. Rank 0 raises it; the others end silently, with the same exit code. On
+    GPUs the first to fail prints the line, and nothing is raised.
     """
     team = _meet()
     try:
@@ -135,13 +137,18 @@ def together(device_name: str) -> Iterator[Team]:
         yield team
     except Exception as error:
         reason = _reason(team, error)
+        if _on_gpus():
+            _end_at_once(team, reason, error)
         _leave()
         if reason is None:
             raise
         _let_the_first_speak(team)
         raise InputError(reason) from error
-    finally:
-        _leave()
+    except BaseException:  # Ctrl-C, which all were given
+        if not _on_gpus():
+            _leave()
+        raise
+    _leave()
 
 
 def _meet() -> Team:
@@ -250,6 +257,30 @@ def _let_the_first_speak(team: Team) -> None:
         # The launcher ends all processes when the first one ends: let rank 0 be the first.
         time.sleep(1)
         sys.exit(2)
+
+
+def _on_gpus() -> bool:
+    """Whether the processes are joined by NCCL."""
+    return group.is_available() and group.is_initialized() and "nccl" in group.get_backend_config()
+
+
+def _end_at_once(team: Team, reason: str | None, error: Exception) -> NoReturn:
+    """Say why, unless another process has, and end without taking leave.
+
+    NCCL lets a process leave when all kernels have ended, and those of the others wait for this one. They
+    learn that it has gone by its connections, or from the launcher, as of one that was killed.
+    """
+    speaker = str(team.rank)
+    with contextlib.suppress(RuntimeError):
+        assert team.store is not None
+        speaker = team.store.compare_set("said", "", speaker).decode()
+    if reason is None:
+        traceback.print_exception(error)
+    elif speaker == str(team.rank):
+        print(f"deformlearn: {reason}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if reason is None else 2)
 
 
 def _leave() -> None:
