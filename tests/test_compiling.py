@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,26 @@ def test_too_little_memory_is_not_taken_for_a_broken_compiler(compiler):
     assert function(2) == -2
     assert sizes == [4, 2]
     assert not function.failed
+
+
+def test_instruction_sets_are_tried_beside_the_tracing_and_may_fail(compiler, monkeypatch):
+    from torch._inductor import cpu_vec_isa
+
+    tried, tracing = threading.Event(), threading.Event()
+
+    def fail():
+        tried.set()
+        assert tracing.wait(10)
+        raise OSError("no compiler")
+
+    def traced(size):
+        assert tried.wait(10)
+        tracing.set()
+        return -size
+
+    monkeypatch.setattr(cpu_vec_isa, "pick_vec_isa", fail)
+    compiler(lambda function, **_: traced)
+    assert compiled(abs, dynamic=None)(3) == -3
 
 
 def test_auto_compiles_where_the_work_outlasts_it():

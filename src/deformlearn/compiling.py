@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -42,6 +44,7 @@ class Compiled:
         if not self.fresh:
             return self._function(*arguments)
         self.fresh = False
+        threading.Thread(target=_try_instruction_sets, daemon=True).start()
         try:
             with warnings.catch_warnings():
                 # The compiler talks of its own inner workings; nothing of it is the user's affair.
@@ -55,6 +58,18 @@ class Compiled:
             reason = str(error).splitlines()[0]
             warnings.warn(f"compilation failed, registration runs eagerly: {reason}", stacklevel=2)
             return self._eager(*arguments)
+
+
+def _try_instruction_sets() -> None:
+    """Have torch find out what the processor can do while it traces, and not only when that is done.
+
+    Once a machine it compiles and runs a trial of each instruction set, for some ten seconds on one core;
+    tracing takes as long on another. Its own name for that may change: then it is done later, as ever.
+    """
+    with contextlib.suppress(Exception):
+        from torch._inductor import cpu_vec_isa
+
+        cpu_vec_isa.pick_vec_isa()
 
 
 def constant(function: Callable[P, T]) -> Callable[P, T]:
