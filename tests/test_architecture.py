@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "deformlearn"
 ORDER = """
     errors allocation local_pages files matlab pickled_numpy unpickle torchfiles config runtime
-    memory compiling progress terminal pictures tensors joint_orders skeleton body camera estimate
+    memory crew compiling progress terminal pictures tensors joint_orders skeleton body camera estimate
     observations
     losses metrics triangles limits raster meshes extremities landmarks rigs.__init__ rigs.rig
     rigs.tree rigs.names rigs.shape rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from deformlearn import least_squares, normal_equations, regressor, skeleton
+from deformlearn import least_squares, normal_equations, regressor, skeleton, tensors
 from deformlearn.config import PRESETS, RegistrationConfig, SyntheticConfig
 from deformlearn.data import darkroom
 from deformlearn.data.augment import augment, draw
@@ -49,10 +49,19 @@ class Distant(torch.Tensor):
 
 
 class Pretence(TorchDispatchMode):
-    """Whatever is made on THERE is Distant."""
+    """Whatever is made on THERE is Distant; `sent` are the operators that took numbers there."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        return computed(operator, args, kwargs or {})
+        found = computed(operator, args, kwargs or {})
+        tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        near = [one for one in tensors if not isinstance(one, Distant)]
+        if operator._schema.name in CROSSING and near and isinstance(found, Distant):
+            self.sent.append(str(operator))
+        return found
 
 
 def computed(operator, args, kwargs):
@@ -104,6 +113,7 @@ def pretence(monkeypatch):
     torch._C._set_only_lift_cpu_tensors(before)
     for cached in (
         skeleton.tree_of.kept,
+        tensors._made_once.kept,
         least_squares.scale_differences.kept,
         normal_equations._reach.kept,
         Stage.on,
@@ -179,6 +189,41 @@ def test_learning_and_scoring_stay_on_their_device(pretence, template, planted):
         torch.testing.assert_close(one.values, other.values, rtol=1e-3, atol=1e-2)
     assert others.raw == pytest.approx(scores.raw, rel=1e-4)
     assert others.vertices == pytest.approx(scores.vertices, rel=1e-4)
+
+
+def test_a_batch_is_made_and_learned_from_without_sending_constants_again(
+    pretence, template, planted
+):
+    """The host would wait for each: a batch is made beside a step."""
+    truth, seen, _ = planted(template, 4)
+    config = replace(PRESETS["tiny"].run.regressor, size=64, pretrained=False)
+    network = build_network(config, template, seen.joints).eval()
+    data = TrainingSet.of(torch.zeros(4, 3, 64, 64, dtype=torch.uint8), seen, truth, template)
+    views = draw(4, config.augment, torch.Generator().manual_seed(0))
+    with pretence:
+        network, template = network.to(THERE), template.to(THERE)
+        data, views = data.to(THERE), views.to(THERE)
+        for _ in range(2):
+            pretence.sent.clear()
+            examples = augment(training_examples(data, template), template, views)
+            all_losses(template, network(examples.images), examples.labels, network.root)
+        assert not pretence.sent
+        views.to(HERE).to(THERE)
+        assert len(pretence.sent) == len(list(views.tensors()))
+
+
+def test_a_network_made_ready_on_its_device_predicts_there(pretence, template):
+    config = replace(PRESETS["tiny"].run.regressor, size=64, auxiliary=True, pretrained=False)
+    network = build_network(config, template, "skeleton25").eval()
+    images = torch.arange(4 * 3 * 64 * 64).view(4, 3, 64, 64).to(torch.uint8)
+    expected = predict_dataset(network, images)
+    with pretence:
+        ready = network.to(THERE).for_prediction()
+        assert next(ready.parameters()).device == THERE
+        found = predict_dataset(ready, images, batch=3)
+        assert ready.for_prediction() is ready
+    for one, other in zip(found.tensors(), expected.tensors(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("people", ["wild", "lab"])

@@ -1,5 +1,4 @@
 import io
-import json
 import os
 from dataclasses import replace
 from pathlib import Path

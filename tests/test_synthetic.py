@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from deformlearn.config import SyntheticConfig
-from deformlearn.data import shards, synthetic
+from deformlearn.data import photographs, shards, synthetic
 from deformlearn.data.labels import KEYPOINTS
 from deformlearn.data.photographs import Stage, photograph, to_row
 from deformlearn.data.scenery import MARGIN
@@ -367,6 +368,34 @@ def test_the_way_of_a_gpu_makes_the_labels_of_the_others(made, tmp_path, monkeyp
             ours.observations.tensors(), theirs.observations.tensors(), strict=True
         ):
             torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+
+
+def test_the_way_of_a_gpu_makes_the_same_bytes_in_one_process_and_in_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(photographs, "PIECE", 2)
+    monkeypatch.setattr(synthetic, "PIECE", 2)
+    monkeypatch.setattr(synthetic, "_BATCH", 3)
+    monkeypatch.setattr(synthetic, "_made", synthetic._batched)
+    for name, workers in (("one", 1), ("two", 2)):
+        synthesize(tmp_path / name, SMALL, workers=workers, device="cpu")
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_a_folder_that_another_process_fills_is_refused_and_a_foreign_one_gets_no_lock(tmp_path):
+    folder = tmp_path / "people"
+    folder.mkdir()
+    with FileLock(folder / ".lock"), pytest.raises(InputError, match="another process is working"):
+        synthesize(folder, SMALL, device="cpu")
+    assert not (folder / "synthetic.json").exists()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").touch()
+    with pytest.raises(InputError, match="not empty"):
+        synthesize(foreign, SMALL, device="cpu")
+    assert [path.name for path in foreign.iterdir()] == ["notes.txt"]
+
+
+def test_larger_pictures_are_taken_fewer_at_once():
+    assert [synthetic._at_once(size) for size in (64, 256, 512, 2**20)] == [250, 250, 62, 1]
 
 
 def test_people_who_do_not_fit_on_a_gpu_are_photographed_fewer_at_once(

@@ -24,7 +24,7 @@ from deformlearn.skeleton import (
     rotation_from_axis_angle,
     tree_of,
 )
-from deformlearn.tensors import TensorData
+from deformlearn.tensors import TensorData, fixed
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,8 @@ class BodyTemplate(TensorData):
                 f"template {self.name!r} has no landmark {', '.join(missing)} "
                 f"for the joint set {joint_set.name!r}; it has {', '.join(self.landmark_names)}"
             )
-        return self.landmarks[[self.landmark_names.index(name) for name in joint_set.landmarks]]
+        rows = tuple(self.landmark_names.index(name) for name in joint_set.landmarks)
+        return self.landmarks[fixed(rows, self.landmarks.rest.device)]
 
     def rest_parameters(self, *batch: int) -> BodyParameters:
         """Parameters that leave the template as it is."""

@@ -8,10 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from deformlearn.body import BodyParameters, BodyPoints, BodyTemplate, blend, bone_transforms, skin
+from deformlearn.body import (
+    BodyParameters,
+    BodyPoints,
+    BodyTemplate,
+    blend,
+    bone_transforms,
+    skin,
+)
 from deformlearn.camera import FACING_CAMERA, Camera
 from deformlearn.skeleton import JointSet, joint_set
-from deformlearn.tensors import TensorData
+from deformlearn.tensors import TensorData, fixed
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,8 @@ def camera_joints(
     chosen = joint_set(joints) if isinstance(joints, str) else joints
     positions = skin(template, estimate.body, template.keypoints(chosen))
     positions = positions @ estimate.camera.rotation().mT
-    return positions - positions[..., chosen.root_indices, :].mean(-2, keepdim=True)
+    root = fixed(chosen.root_indices, positions.device)
+    return positions - positions[..., root, :].mean(-2, keepdim=True)
 
 
 def camera_vertices(template: BodyTemplate, estimate: Estimate) -> Tensor:
@@ -91,13 +99,12 @@ def camera_vertices(template: BodyTemplate, estimate: Estimate) -> Tensor:
 
 def mirrored(template: BodyTemplate, estimate: Estimate) -> Estimate:
     """The estimate of the horizontally flipped image: left and right exchanged."""
-    swap = list(template.mirror_segments)
-    turn = estimate.body.pose.new_tensor([1.0, -1.0, -1.0])
-    flip = estimate.body.pose.new_tensor([-1.0, 1.0, 1.0])
-    below_root = [index - 1 for index in swap[1:]]
-    body = BodyParameters(
-        estimate.body.scales[..., swap], estimate.body.pose[..., below_root, :] * turn
-    )
+    pose = estimate.body.pose
+    turn = fixed((1.0, -1.0, -1.0), pose.device, pose.dtype)
+    flip = fixed((-1.0, 1.0, 1.0), pose.device, pose.dtype)
+    swap = fixed(template.mirror_segments, pose.device)
+    below_root = fixed(tuple(index - 1 for index in template.mirror_segments[1:]), pose.device)
+    body = BodyParameters(estimate.body.scales[..., swap], pose[..., below_root, :] * turn)
     camera = Camera(
         estimate.camera.matrix * flip[:, None] * flip,
         estimate.camera.translation * flip[:2],

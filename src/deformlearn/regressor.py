@@ -38,7 +38,7 @@ from deformlearn.memory import Portion
 from deformlearn.prefetch import ahead, sent
 from deformlearn.runtime import autocast
 from deformlearn.skeleton import SEGMENTS, joint_set
-from deformlearn.tensors import TensorData, concatenate
+from deformlearn.tensors import TensorData, concatenate, fixed
 
 FORMAT = 2
 """Version of the network file."""
@@ -243,7 +243,7 @@ class Regressor(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             numbers = self.head(features)
         pose, scales, matrix, root, size = numbers.split(list(_THETA.values()), -1)
-        facing = matrix.new_tensor(FACING_CAMERA)
+        facing = fixed(FACING_CAMERA, matrix.device, matrix.dtype)
         camera = Camera(
             facing + matrix.unflatten(-1, (3, 3)),
             self.rest_place + root,

@@ -22,7 +22,7 @@ from deformlearn.estimate import Estimate, camera_joints, view_transforms
 from deformlearn.observations import Observations
 from deformlearn.regressor import Prediction
 from deformlearn.skeleton import joint_set
-from deformlearn.tensors import TensorData
+from deformlearn.tensors import TensorData, fixed
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def body_losses(template: BodyTemplate, estimate: Estimate, labels: Labels) -> L
     pixels = blend(view, labels.dense.surface)
     segments = joint_set(SEGMENT_JOINTS)
     joints = blend(view, template.keypoints(segments)) / estimate.camera.scale[:, None, None]
-    joints = joints - joints[:, segments.root_indices].mean(1, keepdim=True)
+    joints = joints - joints[:, fixed(segments.root_indices, joints.device)].mean(1, keepdim=True)
     regress = (
         losses.smooth_l1(estimate.body.pose, target.body.pose)
         + losses.smooth_l1(estimate.body.scales, target.body.scales)

@@ -1,4 +1,4 @@
-"""A dataclass of tensors as one value: map, move, index, concatenate."""
+"""A dataclass of tensors as one value: map, move, index, concatenate. And numbers that never change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
+
+from deformlearn.compiling import constant
 
 T = TypeVar("T", bound="TensorData")
 
@@ -85,3 +88,24 @@ def where(condition: Tensor, chosen: T, otherwise: T) -> T:
         return torch.where(condition.view(shape), pair[0], pair[1])
 
     return combine([chosen, otherwise], pick)
+
+
+def fixed(
+    values: tuple[Any, ...], device: torch.device, dtype: torch.dtype = torch.long
+) -> Shaped[Tensor, "..."]:
+    """Numbers that never change (indices, signs) as a tensor, made once for each device.
+
+    A list that is written where it is used is copied to a GPU each time, and the host waits until the GPU
+    has done all that was asked of it before. Never write to what comes back.
+    """
+    return _made_once(values, device, dtype)[0]
+
+
+@constant
+def _made_once(
+    values: tuple[Any, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """One tensor; in a tuple, for the compiler would take all tensors by one name for the same."""
+    # Whoever is the first may be in inference mode, whose tensors no gradient can use later.
+    with torch.inference_mode(False):
+        return (torch.tensor(values, dtype=dtype, device=device),)

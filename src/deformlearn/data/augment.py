@@ -18,7 +18,7 @@ from deformlearn.body import BodyPoints, BodyTemplate
 from deformlearn.config import AugmentConfig
 from deformlearn.estimate import Estimate, mirrored, turned_in_image
 from deformlearn.skeleton import joint_set
-from deformlearn.tensors import TensorData, where
+from deformlearn.tensors import TensorData, fixed, where
 
 SEGMENT_JOINTS = "smpl24"
 """Joint set of the 3D joints a network is taught: the joints its 24 segments begin at."""
@@ -159,15 +159,16 @@ def flipped(examples: Examples, template: BodyTemplate) -> Examples:
 
 def flipped_labels(labels: Labels, template: BodyTemplate) -> Labels:
     """The labels of the mirror images."""
-    flip = labels.keypoints.new_tensor([-1.0, 1.0])
-    flip_3d = labels.keypoints.new_tensor([-1.0, 1.0, 1.0])
+    there = labels.keypoints.device
+    flip = fixed((-1.0, 1.0), there, labels.keypoints.dtype)
+    flip_3d = fixed((-1.0, 1.0, 1.0), there, labels.keypoints.dtype)
     surface = labels.dense.surface
-    key_mirror = list(joint_set(labels.joints).mirror)
+    key_mirror = fixed(joint_set(labels.joints).mirror, there)
     # The mirrored rest point itself, not the mirrored face: exact even where the mesh is not.
     mirrored_surface = BodyPoints(
-        surface.rest * flip_3d, surface.weights[..., list(template.mirror_segments)]
+        surface.rest * flip_3d, surface.weights[..., fixed(template.mirror_segments, there)]
     )
-    segment_mirror = list(joint_set(SEGMENT_JOINTS).mirror)
+    segment_mirror = fixed(joint_set(SEGMENT_JOINTS).mirror, there)
     return replace(
         labels,
         dense=Correspondences(labels.dense.pixels * flip, mirrored_surface, labels.dense.weights),

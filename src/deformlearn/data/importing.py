@@ -14,18 +14,17 @@ import json
 import re
 import shutil
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field, replace
-from itertools import islice
-from multiprocessing import get_context
+from itertools import count, islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from deformlearn.body import BodyTemplate
 from deformlearn.config import ImportConfig
+from deformlearn.crew import crew, in_order
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
 from deformlearn.data.shards import (
@@ -41,7 +40,6 @@ from deformlearn.data.sources import Entry, Person, Source
 from deformlearn.errors import InputError, remedy
 from deformlearn.files import write_atomically
 from deformlearn.progress import QUIET, Watch
-from deformlearn.runtime import start_worker
 from deformlearn.skeleton import joint_set
 
 _KINDS = ("observations", "truth")
@@ -261,26 +259,16 @@ def _convert_all(
                 tally = _convert(source, converter, work, split, number, chunk)
             finish((tally, len(chunk)))
         return _sum(tallies)
-    # Fork would copy locked thread pools; spawn starts clean, on every system.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=start_worker
-    ) as pool:
-        ahead: deque[tuple[Future[_Tally], int]] = deque()
-        try:
-            for number, chunk in enumerate(chunks):
-                if (tally := _done(work, split, number)) is not None:
-                    finish((tally, len(chunk)))
-                    continue
-                task = pool.submit(_convert, source, converter, work, split, number, chunk)
-                ahead.append((task, len(chunk)))
-                if len(ahead) > 2 * workers:
-                    future, length = ahead.popleft()
-                    finish((future.result(), length))
-            while ahead:
-                future, length = ahead.popleft()
-                finish((future.result(), length))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    def begun(number: int, chunk: list[Entry | Rejected]) -> Callable[[], tuple[_Tally, int]]:
+        if (tally := _done(work, split, number)) is not None:
+            return lambda: (tally, len(chunk))
+        task = submit(_convert, source, converter, work, split, number, chunk)
+        return lambda: (task.result(), len(chunk))
+
+    with crew(workers) as submit:
+        for result in in_order(map(begun, count(), chunks), 2 * workers):
+            finish(result)
     return _sum(tallies)
 
 

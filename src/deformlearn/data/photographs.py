@@ -8,7 +8,7 @@ depend on the device or on who else is in the batch (docs/decisions/0006).
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from deformlearn.allocation import keep_freed_memory
 from deformlearn.config import SyntheticConfig
+from deformlearn.crew import Submit
 from deformlearn.data.crowd import Crowd
 from deformlearn.data.darkroom import develop, sample_grid
 from deformlearn.data.labels import annotate, predicted
@@ -27,16 +28,19 @@ from deformlearn.data.outfits import Looks
 from deformlearn.data.scenery import Scene
 from deformlearn.data.scenes import stage
 from deformlearn.data.shards import Row, TruthRow
-from deformlearn.data.staging import Script, Studio, random_stream
+from deformlearn.data.staging import Part, Script, Studio, random_stream
 from deformlearn.data.wardrobe import Paint
 from deformlearn.raster import Fragments, interpolate_columns, rasterise, true_at, vertex_normals
 
 _JPEG_QUALITY = 92
 
+PIECE = 10
+"""People that another process draws, or labels, in one go."""
+
 
 @dataclass(frozen=True, eq=False)
-class Photograph:
-    """One picture, and all that can be known about it."""
+class Picture:
+    """One picture and what it shows: all that it is labelled from."""
 
     image: UInt8[np.ndarray, "size size 3"]
     pixels: Float[np.ndarray, "visible 2"]
@@ -46,9 +50,19 @@ class Photograph:
     barycentric: Float[np.ndarray, "visible 3"]
     keypoints: Float[np.ndarray, "25 2"]
     """Pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photograph(Picture):
+    """One picture, and all that can be known about it."""
+
     landmarks_mm: Float[np.ndarray, "25 3"]
     """Camera axes, from the pelvis."""
     vertices_mm: Float[np.ndarray, "vertices 3"]
+
+    def picture(self) -> Picture:
+        """The picture without the truth: a third less to send to another process."""
+        return Picture(self.image, self.pixels, self.faces, self.barycentric, self.keypoints)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,28 +103,38 @@ def photograph(scripts: Sequence[Script], size: int, where: Stage) -> list[Photo
     odd = (row & column & 1).bool()
     index = true_at(odd & (samples.faces < len(where.crowd.faces)))
     shown = samples.map(lambda values: values.index_select(0, index))
-    bounds = torch.bincount(shown.images, minlength=len(scripts)).cumsum(0).cpu()[:-1]
+    # Where each picture but the first begins: they come one after the other.
+    later = torch.arange(1, len(scripts), device=shown.images.device)
+    bounds = torch.searchsorted(shown.images, later)
     row, column = shown.places(side)
     pixels = torch.stack([column, row], 1).float() / 2
-    parts = [
-        np.split(values.cpu().numpy(), bounds.numpy())
-        for values in (pixels, shown.faces, shown.barycentric)
-    ]
     body = seen[:, : len(studio.template.vertices)]
     top = body[:, studio.template.vertices[:, 1].argmax(), None]
     landmarks = torch.cat([view.to_camera(staged.joints), top], 1)
     pelvis = landmarks[:, :1]
-    whole = (
+    *parts, image, keypoints, landmarks_mm, vertices_mm, ends = _fetched(
+        pixels,
+        shown.faces.int(),
+        shown.barycentric,
         images,
         view.to_pixels(landmarks).float(),
         ((landmarks - pelvis) * 1000).float(),
         ((body - pelvis) * 1000).float(),
+        bounds,
     )
-    image, keypoints, landmarks_mm, vertices_mm = (values.cpu().numpy() for values in whole)
+    apart = [np.split(values, ends) for values in parts]
     return [
         Photograph(*each)
-        for each in zip(image, *parts, keypoints, landmarks_mm, vertices_mm, strict=True)
+        for each in zip(image, *apart, keypoints, landmarks_mm, vertices_mm, strict=True)
     ]
+
+
+def _fetched(*values: Tensor) -> list[np.ndarray]:
+    """The values on the host; a device is waited for once."""
+    *first, last = values
+    under_way = [value.to("cpu", non_blocking=True) for value in first]
+    # A device copies in order: when the last has come, and that one is waited for, all have.
+    return [value.numpy() for value in (*under_way, last.cpu())]
 
 
 def to_row(
@@ -122,11 +146,56 @@ def to_row(
     studio: Studio,
 ) -> tuple[Row, TruthRow]:
     """The labelled image of one person, and the truth that evaluation may see."""
+    row = _row(config, split, index, script.part, shot, studio)
+    return row, _truth(split, index, shot)
+
+
+def labelling(
+    config: SyntheticConfig,
+    split: str,
+    start: int,
+    scripts: Sequence[Script],
+    shots: Sequence[Photograph],
+    submit: Submit,
+) -> Callable[[], list[tuple[Row, TruthRow]]]:
+    """What waits for the rows of people of a split, from number `start` on; others now make them."""
+    rows = []
+    for first in range(0, len(shots), PIECE):
+        piece = slice(first, first + PIECE)
+        parts = [script.part for script in scripts[piece]]
+        pictures = [shot.picture() for shot in shots[piece]]
+        rows.append(submit(_rows, config, split, start + first, parts, pictures))
+    truth = [_truth(split, index, shot) for index, shot in enumerate(shots, start)]
+    return lambda: list(zip([row for some in rows for row in some.result()], truth, strict=True))
+
+
+def _rows(
+    config: SyntheticConfig,
+    split: str,
+    start: int,
+    parts: Sequence[Part],
+    pictures: Sequence[Picture],
+) -> list[Row]:
+    studio = Studio.open()
+    return [
+        _row(config, split, index, part, picture, studio)
+        for index, (part, picture) in enumerate(zip(parts, pictures, strict=True), start)
+    ]
+
+
+def _truth(split: str, index: int, shot: Photograph) -> TruthRow:
+    vertices_mm = None if split == "train" else shot.vertices_mm
+    return TruthRow(_key(split, index), shot.landmarks_mm, vertices_mm)
+
+
+def _row(
+    config: SyntheticConfig, split: str, index: int, part: Part, picture: Picture, studio: Studio
+) -> Row:
     labels = annotate(
-        shot.pixels,
-        shot.faces,
-        shot.barycentric,
-        shot.keypoints,
+        picture.pixels,
+        picture.faces,
+        picture.barycentric,
+        picture.keypoints,
         studio.surface,
         config.points,
         random_stream(config, split, index, "points"),
@@ -135,9 +204,8 @@ def to_row(
     if config.quality == "predicted":
         random = random_stream(config, split, index, "errors")
         labels = predicted(labels, studio.surface, config, half, random)
-    key = f"{split}-{index:06d}"
-    row = Row(
-        key=key,
+    return Row(
+        key=_key(split, index),
         crop=(half, half, half),
         points=labels.points,
         faces=labels.faces,
@@ -145,13 +213,16 @@ def to_row(
         point_weights=np.ones(len(labels.points)),
         keypoints=labels.keypoints,
         keypoint_weights=np.ones(len(labels.keypoints)),
-        image=_jpeg(shot.image),
-        subject=script.part.subject,
-        action=script.part.action,
-        camera=script.part.camera,
-        frame=script.part.frame,
+        image=_jpeg(picture.image),
+        subject=part.subject,
+        action=part.action,
+        camera=part.camera,
+        frame=part.frame,
     )
-    return row, TruthRow(key, shot.landmarks_mm, None if split == "train" else shot.vertices_mm)
+
+
+def _key(split: str, index: int) -> str:
+    return f"{split}-{index:06d}"
 
 
 def _surface(

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +19,9 @@ import torch
 from deformlearn import runtime
 from deformlearn.agreement import agree
 from deformlearn.config import SyntheticConfig
+from deformlearn.crew import Submit, crew, in_order
 from deformlearn.data.labels import KEYPOINTS
-from deformlearn.data.photographs import Stage, photograph, to_row
+from deformlearn.data.photographs import PIECE, Stage, labelling, photograph, to_row
 from deformlearn.data.shards import (
     DatasetInfo,
     Row,
@@ -35,9 +33,10 @@ from deformlearn.data.shards import (
 )
 from deformlearn.data.staging import Script, Studio, direct
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError, remedy
+from deformlearn.errors import InputError
+from deformlearn.files import naming
+from deformlearn.locks import held
 from deformlearn.memory import Portion
-from deformlearn.runtime import start_worker
 
 SPLITS = ("train", "val", "test")
 SHARD = 250
@@ -46,11 +45,17 @@ SHARD = 250
 RECIPE = 3
 """Number of this way of making people; a change that moves a pixel or a label raises it."""
 
+_RECIPE = "synthetic.json"
+"""Says in a folder what people are made there."""
+
 _BATCH = 25
 """People a process makes before it reports."""
 
-_BATCH_ON_GPU = 50
-"""People photographed at once on a GPU."""
+_BATCH_ON_GPU = 250
+"""People photographed at once on a GPU: some 7 GB of tensors for pictures of `_SIDE`."""
+
+_SIDE = 256
+"""Side of pictures (px) beyond which fewer are taken at once."""
 
 T = TypeVar("T")
 
@@ -99,19 +104,22 @@ def synthesize(
     folder = Path(folder)
     wanted = {"recipe": RECIPE, "template": info.fingerprint, **asdict(config)}
     agree(team, wanted)
-    with team.refuse_together():
-        if team.leads:
-            _claim(folder, wanted)
     parts = [
         (split, shard) for split in SPLITS for shard in range(-(-getattr(config, split) // SHARD))
     ]
     mine = [parts[index] for index in team.share(len(parts))]
-    with team.refuse_together():
-        _fill(folder, config, mine, workers, where, progress or (lambda done, total: None))
-    with team.refuse_together():
-        if team.leads:
-            _all_there(folder, parts)
-            write_info(folder, info)
+    with contextlib.ExitStack() as stack:
+        with team.refuse_together():
+            if team.leads:
+                _refuse_other_work(folder, wanted)  # before our lock lies in somebody's folder
+                stack.callback(held(folder, team=team).release)
+                _claim(folder, wanted)
+        with team.refuse_together():
+            _fill(folder, config, mine, workers, where, progress or (lambda done, total: None))
+        with team.refuse_together():
+            if team.leads:
+                _all_there(folder, parts)
+                write_info(folder, info)
     return info
 
 
@@ -188,35 +196,41 @@ def _all_there(folder: Path, parts: list[tuple[str, int]]) -> None:
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:
-    """Note in the folder what is made there; refuse a folder of anything else."""
-    recipe = folder / "synthetic.json"
-    try:
-        if recipe.exists():
-            found = json.loads(recipe.read_text("utf-8"))
-            differing = [
-                f"{key} {found.get(key)!r} instead of {value!r}"
-                for key, value in wanted.items()
-                if found.get(key) != value
-            ]
-            if differing:
-                raise InputError(
-                    f"{folder} was made with another configuration ({', '.join(differing)}); "
-                    f"give another folder, or delete this one"
-                )
-        elif folder.exists() and any(folder.iterdir()):
+    """Note in the folder what is made there, and clear what a run that was killed has left."""
+    _refuse_other_work(folder, wanted)
+    if not (folder / _RECIPE).exists():
+        write_atomically(folder / _RECIPE, json.dumps(wanted, indent=2).encode())
+    with naming(folder):
+        for stale in folder.glob("*/.*.part"):
+            stale.unlink()
+
+
+def _refuse_other_work(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse a folder of people that were made otherwise, or of anything else."""
+    recipe = folder / _RECIPE
+    with naming(folder, "read"):
+        noted = recipe.read_text("utf-8") if recipe.exists() else None
+        others = folder.exists() and any(path.name != ".lock" for path in folder.iterdir())
+    if noted is None:
+        if others:
             raise InputError(
                 f"{folder} is not empty and not a synthetic data set; give another folder"
             )
-        else:
-            write_atomically(recipe, json.dumps(wanted, indent=2).encode())
-        for stale in folder.glob("*/.*.part"):  # of a run that was killed while it wrote
-            stale.unlink()
+        return
+    try:
+        found = json.loads(noted)
     except json.JSONDecodeError as error:
         raise InputError(f"{recipe} is damaged ({error}); delete {folder}") from error
-    except OSError as error:
+    differing = [
+        f"{key} {found.get(key)!r} instead of {value!r}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+    if differing:
         raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; {remedy(error)}"
-        ) from error
+            f"{folder} was made with another configuration ({', '.join(differing)}); "
+            f"give another folder, or delete this one"
+        )
 
 
 def _write(folder: Path, split: str, shard: int, people: list[tuple[Row, TruthRow]]) -> None:
@@ -254,28 +268,48 @@ def _batched(
 ) -> Generator[list[tuple[Row, TruthRow]]]:
     """The people of each task, in order, each task photographed at once on a device.
 
-    Other processes draw the next tasks, and threads here label and compress the last one meanwhile.
+    Other processes draw the next tasks, and label and compress the last one, meanwhile: threads would
+    wait for Python's lock, which is nearly always held by what asks the device for the next pictures.
+    The pictures of two tasks are in memory. With one worker all is done here, and threads label.
     """
+    if not tasks:
+        return
     stage = Stage.on(where)
-    portion = Portion(_BATCH_ON_GPU, "images")
-    pending: list[Future[tuple[Row, TruthRow]]] = []
-    with (
-        contextlib.closing(_mapped(_draw, tasks, workers)) as drawn,
-        ThreadPoolExecutor() as threads,
-    ):
-        for task, scripts in zip(tasks, drawn, strict=True):
-            taken = partial(photograph, size=task.config.size, where=stage)
-            shots = [shot for some in portion.over(scripts, taken) for shot in some]
-            indices = range(task.start, task.stop)
-            rows = [
-                threads.submit(to_row, task.config, task.split, index, script, shot, stage.studio)
-                for index, script, shot in zip(indices, scripts, shots, strict=True)
-            ]
-            if pending:
-                yield [row.result() for row in pending]
-            pending = rows
-        if pending:
-            yield [row.result() for row in pending]
+    portion = Portion(_at_once(tasks[0].config.size), "images")
+
+    def begun(task: _Task, scripts: list[Script]) -> Callable[[], list[tuple[Row, TruthRow]]]:
+        taken = partial(photograph, size=task.config.size, where=stage)
+        shots = [shot for some in portion.over(scripts, taken) for shot in some]
+        return labelling(task.config, task.split, task.start, scripts, shots, submit)
+
+    with crew(workers) as submit:
+        drawn = _drawn(tasks, workers, submit)
+        yield from in_order(map(begun, tasks, drawn), 1)
+
+
+def _at_once(size: int) -> int:
+    """Pictures of a size (px) to begin with on a GPU."""
+    return max(1, int(_BATCH_ON_GPU * min(1, (_SIDE / size) ** 2)))
+
+
+def _drawn(tasks: list[_Task], workers: int, submit: Submit) -> Iterator[list[Script]]:
+    """The scripts of each task, in order."""
+    pieces = (piece for task in tasks for piece in _pieces(task))
+    ahead = 2 * _BATCH_ON_GPU // PIECE + 4 * workers
+    parts: Iterator[list[Script]] = (
+        map(_draw, pieces)
+        if workers <= 1
+        else in_order((submit(_draw, piece).result for piece in pieces), ahead)
+    )
+    for task in tasks:
+        yield [script for _ in _pieces(task) for script in next(parts)]
+
+
+def _pieces(task: _Task) -> list[_Task]:
+    return [
+        replace(task, start=first, stop=min(first + PIECE, task.stop))
+        for first in range(task.start, task.stop, PIECE)
+    ]
 
 
 def _mapped(
@@ -285,20 +319,8 @@ def _mapped(
     if workers <= 1:
         yield from map(work, tasks)
         return
-    # Fork would copy locked thread pools; spawn starts clean, on every system.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=start_worker
-    ) as pool:
-        ahead: deque[Future[list[T]]] = deque()
-        try:
-            for task in tasks:
-                ahead.append(pool.submit(work, task))
-                if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with crew(workers) as submit:
+        yield from in_order((submit(work, task).result for task in tasks), 4 * workers)
 
 
 def _make(task: _Task) -> list[tuple[Row, TruthRow]]:

@@ -1,0 +1,99 @@
+"""Work for other processes, which are killed while they work, receive and send."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import wait
+
+import numpy as np
+import pytest
+
+from deformlearn.crew import crew, in_order
+from deformlearn.errors import InputError
+
+LARGE = 20_000_000
+
+
+def process_id(*_) -> int:
+    return os.getpid()
+
+
+def zeros(count: int) -> np.ndarray:
+    return np.zeros(count, np.uint8)
+
+
+def die_while_sending(count: int) -> np.ndarray:
+    """So large that nobody can have taken it all a hundredth of a second after it is begun to be sent."""
+    found = zeros(count)
+    threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return found
+
+
+@pytest.fixture(scope="module")
+def two():
+    """Two other processes."""
+    with crew(2) as submit:
+        yield submit
+
+
+def test_one_worker_is_this_process_and_more_are_others(two):
+    with crew(1) as submit:
+        assert submit(process_id).result() == os.getpid()
+    assert two(process_id).result() != os.getpid()
+
+
+def test_work_comes_back_in_the_order_in_which_it_was_given(two):
+    with crew(1) as one:
+        for submit in (one, two):
+            begun = (submit(len, b"x" * number).result for number in range(20))
+            assert list(in_order(begun, 4)) == list(range(20))
+
+
+def test_no_more_is_begun_than_was_allowed():
+    begun = []
+
+    def job(number):
+        begun.append(number)
+        return lambda: number
+
+    results = in_order(map(job, range(10)), 3)
+    assert next(results) == 0
+    assert begun == [0, 1, 2, 3]
+
+
+def test_large_arrays_go_and_come_whole(two):
+    array = np.arange(LARGE // 8)
+    assert two(np.sum, array).result() == array.sum()
+    assert len(two(zeros, LARGE).result()) == LARGE
+
+
+def test_what_the_work_raises_comes_back_with_where_it_was(two):
+    with pytest.raises(ZeroDivisionError) as caught:
+        two(divmod, 1, 0).result()
+    assert "in _serve" in caught.value.__notes__[0]
+    assert two(len, b"next").result() == 4
+
+
+@pytest.mark.parametrize("work", [os._exit, die_while_sending])
+def test_a_worker_that_is_killed_is_an_error_and_nobody_waits_for_it(work):
+    with crew(2) as submit:
+        killed = submit(work, LARGE)
+        assert killed in wait([killed], timeout=30).done
+        with pytest.raises(
+            InputError, match="a worker process has ended, as one does that is killed"
+        ):
+            killed.result()
+
+
+def test_the_workers_end_with_the_crew():
+    with crew(2) as submit:
+        number = submit(process_id).result()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("a worker is still there")
