@@ -208,7 +208,7 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
 def _refuse_other_work(folder: Path, wanted: dict[str, Any]) -> None:
     """Refuse a folder of people that were made otherwise, or of anything else."""
     recipe = folder / _RECIPE
-    with naming(folder, "read"):
+    with naming(folder):
         noted = recipe.read_text("utf-8") if recipe.exists() else None
         others = folder.exists() and any(path.name != ".lock" for path in folder.iterdir())
     if noted is None:
