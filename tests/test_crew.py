@@ -5,12 +5,14 @@ import signal
 import threading
 import time
 from concurrent.futures import wait
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import pytest
 
+from deformlearn import crew as crews
 from deformlearn.crew import crew, in_order
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, NotFiniteError
 
 LARGE = 20_000_000
 
@@ -35,6 +37,22 @@ def two():
     """Two other processes."""
     with crew(2) as submit:
         yield submit
+
+
+def iter_of(count: int):
+    """Cannot be sent."""
+    return (number for number in range(count))
+
+
+def be_stubborn() -> None:
+    class StubbornError(Exception):
+        """Nobody else can find it."""
+
+    raise StubbornError
+
+
+def not_finite(rows: list[int]) -> None:
+    raise NotFiniteError("rows", rows)
 
 
 def test_one_worker_is_this_process_and_more_are_others(two):
@@ -71,18 +89,58 @@ def test_large_arrays_go_and_come_whole(two):
 def test_what_the_work_raises_comes_back_with_where_it_was(two):
     with pytest.raises(ZeroDivisionError) as caught:
         two(divmod, 1, 0).result()
-    assert "in _serve" in caught.value.__notes__[0]
+    assert "in _answer" in caught.value.__notes__[0]
     assert two(len, b"next").result() == 4
 
 
-@pytest.mark.parametrize("work", [os._exit, die_while_sending])
-def test_a_worker_that_is_killed_is_an_error_and_nobody_waits_for_it(work):
+def test_what_cannot_travel_says_so_and_the_worker_goes_on(two):
+    with pytest.raises(RuntimeError, match="generator"):
+        two(iter_of, 3).result()
+    with pytest.raises(RuntimeError, match="Stubborn"):
+        two(be_stubborn).result()
+    with pytest.raises(NotFiniteError, match="rows") as caught:
+        two(not_finite, [1, 2]).result()
+    assert caught.value.rows == [1, 2]
+    assert two(len, b"next").result() == 4
+
+
+def test_a_worker_that_cannot_be_started_is_an_error(monkeypatch):
+    class Poor:
+        def Pipe(self):  # noqa: N802
+            raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(crews, "get_context", lambda _: Poor())
+    with (
+        crew(2) as submit,
+        pytest.raises(InputError, match=r"cannot be started .*Too many open files\); give fewer"),
+    ):
+        submit(len, b"").result()
+
+
+@pytest.mark.parametrize(
+    ("work", "reason"),
+    [(die_while_sending, "was killed, as one is for its memory"), (os._exit, "exit code 5")],
+)
+def test_a_worker_that_ends_is_an_error_and_nobody_waits_for_it(work, reason):
     with crew(2) as submit:
-        killed = submit(work, LARGE)
+        ended = submit(work, LARGE if work is die_while_sending else 5)
+        assert ended in wait([ended], timeout=30).done
+        with pytest.raises(InputError, match=reason):
+            ended.result()
+
+
+def test_a_worker_that_is_killed_before_it_is_there_is_an_error(monkeypatch):
+    start = SpawnProcess.start
+
+    def start_and_kill(process):
+        start(process)
+        process.kill()
+
+    monkeypatch.setattr(SpawnProcess, "start", start_and_kill)
+    with crew(2) as submit:
+        killed = submit(len, b"")
         assert killed in wait([killed], timeout=30).done
-        with pytest.raises(
-            InputError, match="a worker process has ended, as one does that is killed"
-        ):
+        with pytest.raises(InputError, match="was killed"):
             killed.result()
 
 

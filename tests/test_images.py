@@ -13,6 +13,7 @@ from deformlearn.data import images
 from deformlearn.data.images import decode_image, load_images, open_image, stream_images, to_pixels
 from deformlearn.data.shards import DatasetInfo, Row, read_people, write_info, write_rows
 from deformlearn.errors import InputError
+from disks import spoil_column
 
 
 def encoded(pixels, form="PNG", **options):
@@ -205,6 +206,13 @@ def test_mapped_pixels_may_be_more_than_the_memory_holds(tmp_path):
     assert len(found) == many
     assert bytes(found[0].flatten()[:5].tolist()) == b"first"
     assert not found[-1].any()
+
+
+def test_images_of_a_shard_that_cannot_be_read_are_named_with_the_reason(tmp_path):
+    people = write(tmp_path, noisy(3))
+    spoil_column(tmp_path / "observations" / "train-00000.parquet", "image_path")
+    with pytest.raises(InputError, match=r"train-00000\.parquet is not a whole Parquet shard"):
+        load_images(tmp_path, "train", people, 8)
 
 
 def test_a_copy_of_a_data_set_has_the_same_mapped_pixels(tmp_path, monkeypatch):

@@ -164,6 +164,17 @@ def test_a_shard_of_which_a_disk_has_changed_eight_bytes_is_named(folder, templa
     assert "not a whole Parquet shard" in people.rejected[0].reason
 
 
+def test_a_changed_bit_costs_no_image_that_can_be_read_and_a_broken_page_is_named(folder):
+    shard = shards.write_rows(folder, "train", 0, [a_row(key, image=b"x") for key in "abcd"])
+    spoil_column(shard, "point_x")  # of other columns
+    assert [key for key, _, _ in shards.read_images(folder, "train")] == list("abcd")
+    spoil_column(shard, "key")
+    told = []
+    assert list(shards.read_images(folder, "train", unreadable=told)) == []
+    assert str(shard) in told[0]
+    assert "not a whole Parquet shard" in told[0]
+
+
 def test_only_the_wanted_images_are_given(folder):
     shards.write_rows(folder, "train", 0, [a_row("a", image=b"1"), a_row("b", image_path="b.jpg")])
     assert list(shards.read_images(folder, "train")) == [("a", b"1", ""), ("b", None, "b.jpg")]

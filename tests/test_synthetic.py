@@ -380,6 +380,14 @@ def test_the_way_of_a_gpu_makes_the_same_bytes_in_one_process_and_in_several(tmp
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
+def test_a_folder_in_which_a_run_was_killed_at_its_first_file_is_gone_on_with(tmp_path):
+    part = tmp_path / ".synthetic.json.123.part"
+    part.write_text("{")
+    (tmp_path / ".lock").touch()
+    synthesize(tmp_path, replace(SMALL, train=1, val=0, test=0), device="cpu")
+    assert not part.exists()
+
+
 def test_a_folder_that_another_process_fills_is_refused_and_a_foreign_one_gets_no_lock(tmp_path):
     folder = tmp_path / "people"
     folder.mkdir()

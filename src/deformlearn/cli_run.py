@@ -42,10 +42,10 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         from deformlearn.agreement import agree
         from deformlearn.distributed import together
-        from deformlearn.files import write_atomically
+        from deformlearn.files import clear_parts, write_atomically
         from deformlearn.report import print_results, write_report
         from deformlearn.rounds import deform_and_learn
-        from deformlearn.rundir import ONE_PROCESS, clear_parts
+        from deformlearn.rundir import ONE_PROCESS
         from deformlearn.templates import load
 
         with together(config.run.device) as team:

@@ -7,10 +7,11 @@ import pickle
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ def crew(workers: int) -> Iterator[Submit]:
     all: it waits for ever for the rest of what a killed process had begun to send.
     """
     apart = workers > 1
-    hired: list[tuple[BaseProcess, Connection]] = []
+    hired: list[_Worker] = []
     threads = (
         ThreadPoolExecutor(workers, initializer=_hire, initargs=(hired,))
         if apart
@@ -56,58 +57,111 @@ def crew(workers: int) -> Iterator[Submit]:
         yield submit
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
-        for process, pipe in hired:
-            pipe.close()
-            process.join()
+        for worker in hired:
+            worker.pipe.close()
+            worker.process.join()
 
 
-_mine = threading.local()
+@dataclass(frozen=True)
+class _Worker:
+    """Another process, and what it is spoken to through."""
+
+    process: BaseProcess
+    pipe: Connection
+
+    def ended(self) -> InputError:
+        """What there is to say when the pipe has broken."""
+        self.process.join(1)
+        if self.process.exitcode == -9:  # Windows does not know it by name
+            reason = "was killed, as one is for its memory; give fewer workers"
+        else:
+            reason = f"has ended with exit code {self.process.exitcode}; see what it says above"
+        return InputError(f"a worker process {reason}: the same command goes on from here")
 
 
-def _hire(hired: list[tuple[BaseProcess, Connection]]) -> None:
+class _Mine(threading.local):
+    """Of each thread, the worker or why there is none."""
+
+    worker: _Worker
+    failure: Exception | None = None
+
+
+_mine = _Mine()
+
+
+def _hire(hired: list[_Worker]) -> None:
     """A process for this thread alone; it ends when its pipe does."""
     # Fork would copy locked thread pools; spawn starts clean, on every system.
     spawn = get_context("spawn")
-    _mine.pipe, other = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(other,), daemon=True)
-    process.start()
+    try:
+        pipe, other = spawn.Pipe()
+        process = spawn.Process(target=_serve, args=(other,), daemon=True)
+        process.start()
+    except (
+        OSError,
+        AssertionError,
+    ) as error:  # no files or processes left; a process that may have none
+        _mine.failure = error
+        return
     other.close()  # the process has the only one: the pipe breaks with it
-    hired.append((process, _mine.pipe))
+    _mine.worker = _Worker(process, pipe)
+    hired.append(_mine.worker)
+    # Until it is there, Windows keeps the other end open here, which would never break.
+    if wait([pipe, process.sentinel])[0] is pipe:
+        with contextlib.suppress(EOFError, OSError):
+            pipe.recv()
+    else:
+        pipe.close()
 
 
 def _serve(pipe: Connection) -> None:
     """Do what comes, until nobody is there to send more."""
     start_worker()
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+        pipe.send("here")
         while True:
             order, several = pipe.recv()
             work, arguments = pickle.loads(
                 order, buffers=[pipe.recv_bytes() for _ in range(several)]
             )
-            made, raised = None, None
-            try:
-                made = work(*arguments)
-            except Exception as error:
-                error.add_note(traceback.format_exc())  # a traceback is not sent along
-                raised = error
-            pipe.send((made, raised))
+            pipe.send_bytes(_answer(work, arguments))
+
+
+def _answer(work: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
+    """What the work makes and raises, as bytes; what cannot travel raises in its place."""
+    made, raised = None, None
+    try:
+        made = work(*arguments)
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # a traceback is not sent along
+        raised = error
+    try:
+        answer = pickle.dumps((made, raised))
+        if raised is not None:
+            pickle.loads(answer)  # its class may not know how
+        return answer
+    except Exception:
+        return pickle.dumps((None, RuntimeError(traceback.format_exc())))
 
 
 def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
     """What this thread's process makes of the work."""
+    if _mine.failure is not None:
+        raise InputError(
+            f"a worker process cannot be started ({_mine.failure}); give fewer workers"
+        ) from _mine.failure
+    worker = _mine.worker
     # Arrays go by themselves: without a copy, and without Python's lock while they are written.
     arrays: list[pickle.PickleBuffer] = []
     order = pickle.dumps((work, arguments), protocol=5, buffer_callback=arrays.append)
     try:
-        _mine.pipe.send((order, len(arrays)))
+        worker.pipe.send((order, len(arrays)))
         for array in arrays:
-            _mine.pipe.send_bytes(array.raw())
-        made, raised = _mine.pipe.recv()
+            worker.pipe.send_bytes(array.raw())
+        answer = worker.pipe.recv_bytes()
     except (EOFError, OSError) as reason:
-        raise InputError(
-            "a worker process has ended, as one does that is killed for its memory; give fewer workers: "
-            "the same command goes on from here"
-        ) from reason
+        raise worker.ended() from reason
+    made, raised = pickle.loads(answer)
     if raised is not None:
         raise raised
     return made

@@ -21,6 +21,10 @@ class NotFiniteError(InputError):
         super().__init__(message)
         self.rows = rows
 
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, list[int]]]:
+        """It may come from another process."""
+        return NotFiniteError, (str(self), self.rows)
+
 
 def listed(rows: list[int]) -> str:
     """The first rows by number, for a message."""

@@ -93,3 +93,10 @@ def naming(path: AnyPath, verb: Literal["read", "write"] = "write") -> Iterator[
         raise InputError(
             f"cannot {verb} {path}: {error.strerror or error}; {what_to_do}"
         ) from error
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what writers that were killed have left; nobody may be writing there now."""
+    for stale in folder.rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            stale.unlink()

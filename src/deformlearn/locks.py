@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -9,6 +10,7 @@ from filelock import FileLock, Timeout
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError, remedy
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _RESTART = 10.0
 """Seconds that a team waits: those whom torchrun restarts may find the folder about to be freed."""
 
@@ -27,7 +29,12 @@ def held(folder: Path, *, team: Team = ALONE, otherwise: str = "choose another f
         raise InputError(
             f"another process is working in {folder}; wait for it, or {otherwise}"
         ) from None
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
+        if not isinstance(error, OSError) or error.errno in _NO_LOCKS:
+            raise InputError(
+                f"{folder} is on a file system without locks, which keep a second process off it; "
+                f"{otherwise}"
+            ) from error
         raise InputError(
             f"cannot write in {folder}: {error.strerror or error}; {remedy(error)}"
         ) from error

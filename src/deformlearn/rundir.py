@@ -8,7 +8,6 @@ Several processes may share a run (distributed.Team): rank 0 alone holds the loc
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -25,7 +24,7 @@ from deformlearn.agreement import agree, differences, said
 from deformlearn.config import RunConfig
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
-from deformlearn.files import naming, write_atomically
+from deformlearn.files import clear_parts, naming, write_atomically
 from deformlearn.locks import held
 from deformlearn.progress import QUIET, Watch
 
@@ -208,13 +207,6 @@ class RunFolder:
         """The last state of a stage, and the one before."""
         folder = self.path / "checkpoints"
         return folder / f"{stage}-{round_}.pt", folder / f"{stage}-{round_}.before.pt"
-
-
-def clear_parts(folder: Path) -> None:
-    """Remove what writers that were killed have left; nobody may be writing there now."""
-    for stale in folder.rglob(".*.part"):
-        with contextlib.suppress(OSError):
-            stale.unlink()
 
 
 def read_config(path: Path) -> dict[str, Any]:

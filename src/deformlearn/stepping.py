@@ -196,11 +196,12 @@ class Stepper:
         training = self.network.training
         # What Adam will keep is not there before the first step.
         weights = [] if self.optimizer.state else [*self.network.parameters()]
-        moments = [torch.empty_like(one) for one in weights for _ in range(2)]
+        moments: list[Tensor] = []
         # In training, batch normalisation waits for the others in every layer.
         self.network.eval()
         while True:
             try:
+                moments = moments or [torch.empty_like(one) for one in weights for _ in range(2)]
                 self._accumulate(examples, alone=True)
                 break
             except torch.OutOfMemoryError as error:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from deformlearn.compiling import constant
 
@@ -106,6 +107,7 @@ def _made_once(
     values: tuple[Any, ...], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     """One tensor; in a tuple, for the compiler would take all tensors by one name for the same."""
-    # Whoever is the first may be in inference mode, whose tensors no gradient can use later.
-    with torch.inference_mode(False):
+    # Whoever is the first may be in inference mode, whose tensors no gradient can use later, or trace
+    # a network, whose tensors are none.
+    with torch.inference_mode(False), unset_fake_temporarily():
         return (torch.tensor(values, dtype=dtype, device=device),)

@@ -136,7 +136,8 @@ class _Source:
             except InputError as error:
                 return str(error)
 
-        stored = read_images(self.folder, self.split, self.people.keys)
+        broken: list[str] = []
+        stored = read_images(self.folder, self.split, self.people.keys, unreadable=broken)
         with ThreadPoolExecutor(self.workers) as pool:
             while several := list(islice(stored, _IN_FLIGHT)):
                 rows, good = [], []
@@ -152,7 +153,8 @@ class _Source:
                         good.append(found)
                 if good:
                     yield rows, torch.stack(good)
-        failures |= dict.fromkeys(missing, "its shard has gone, or holds another image by that key")
+        gone = "its shard has gone, or holds another image by that key"
+        failures |= dict.fromkeys(missing, "; ".join(broken) or gone)
 
     def require_some(self, failures: dict[int, str]) -> None:
         """Not one readable image is an InputError."""

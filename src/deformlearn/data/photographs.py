@@ -103,8 +103,8 @@ def photograph(scripts: Sequence[Script], size: int, where: Stage) -> list[Photo
     odd = (row & column & 1).bool()
     index = true_at(odd & (samples.faces < len(where.crowd.faces)))
     shown = samples.map(lambda values: values.index_select(0, index))
-    # Where each picture but the first begins: they come one after the other.
-    later = torch.arange(1, len(scripts), device=shown.images.device)
+    # Where each picture ends: they come one after the other.
+    later = torch.arange(1, len(scripts) + 1, device=shown.images.device)
     bounds = torch.searchsorted(shown.images, later)
     row, column = shown.places(side)
     pixels = torch.stack([column, row], 1).float() / 2
@@ -122,7 +122,7 @@ def photograph(scripts: Sequence[Script], size: int, where: Stage) -> list[Photo
         ((body - pelvis) * 1000).float(),
         bounds,
     )
-    apart = [np.split(values, ends) for values in parts]
+    apart = [np.split(values, ends[:-1]) for values in parts]
     return [
         Photograph(*each)
         for each in zip(image, *apart, keypoints, landmarks_mm, vertices_mm, strict=True)
@@ -130,7 +130,7 @@ def photograph(scripts: Sequence[Script], size: int, where: Stage) -> list[Photo
 
 
 def _fetched(*values: Tensor) -> list[np.ndarray]:
-    """The values on the host; a device is waited for once."""
+    """The values on the host; a device is waited for once. The last may not be empty."""
     *first, last = values
     under_way = [value.to("cpu", non_blocking=True) for value in first]
     # A device copies in order: when the last has come, and that one is waited for, all have.

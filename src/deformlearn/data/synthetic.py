@@ -34,7 +34,7 @@ from deformlearn.data.shards import (
 from deformlearn.data.staging import Script, Studio, direct
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
-from deformlearn.files import naming
+from deformlearn.files import clear_parts, naming
 from deformlearn.locks import held
 from deformlearn.memory import Portion
 
@@ -200,9 +200,7 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     _refuse_other_work(folder, wanted)
     if not (folder / _RECIPE).exists():
         write_atomically(folder / _RECIPE, json.dumps(wanted, indent=2).encode())
-    with naming(folder):
-        for stale in folder.glob("*/.*.part"):
-            stale.unlink()
+    clear_parts(folder)
 
 
 def _refuse_other_work(folder: Path, wanted: dict[str, Any]) -> None:
@@ -210,7 +208,8 @@ def _refuse_other_work(folder: Path, wanted: dict[str, Any]) -> None:
     recipe = folder / _RECIPE
     with naming(folder):
         noted = recipe.read_text("utf-8") if recipe.exists() else None
-        others = folder.exists() and any(path.name != ".lock" for path in folder.iterdir())
+        ours = (".lock", f".{_RECIPE}.")  # of a run that had not begun yet
+        others = folder.exists() and not all(one.name.startswith(ours) for one in folder.iterdir())
     if noted is None:
         if others:
             raise InputError(

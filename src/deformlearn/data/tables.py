@@ -32,16 +32,23 @@ def read_table(path: AnyPath, columns: list[str]) -> pa.Table:
 
 
 @contextlib.contextmanager
-def opened(path: AnyPath, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that has these columns, ready to be read; any other is an InputError."""
+def opened(
+    path: AnyPath, columns: Sequence[str] = (), *, verified: bool = True
+) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that has these columns, ready to be read; any other is an InputError.
+
+    Pages that have changed since they were written are refused when they are read, if `verified`.
+    """
     with contextlib.ExitStack() as stack:
         with _readable(path):
             if isinstance(path, Path):
-                file = pq.ParquetFile(path, buffer_size=_BUFFER, page_checksum_verification=True)
+                file = pq.ParquetFile(
+                    path, buffer_size=_BUFFER, page_checksum_verification=verified
+                )
             else:
                 # Few large requests, not many small ones.
                 source = stack.enter_context(path.open("rb"))
-                file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+                file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=verified)
             stack.enter_context(file)
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
@@ -55,9 +62,11 @@ def row_count(path: AnyPath) -> int:
         return file.metadata.num_rows
 
 
-def read_batches(path: AnyPath, columns: list[str], rows: int = BATCH) -> Iterator[pa.Table]:
-    """The whole table, no more than `rows` rows at a time."""
-    with opened(path, columns) as file:
+def read_batches(
+    path: AnyPath, columns: list[str], rows: int = BATCH, *, verified: bool = True
+) -> Iterator[pa.Table]:
+    """The whole table, no more than `rows` rows at a time (`verified` as for `opened`)."""
+    with opened(path, columns, verified=verified) as file:
         for _, table in _batches(file, path, range(file.num_row_groups), columns, rows):
             yield table
 

@@ -1,0 +1,27 @@
+"""tensors.py: numbers that never change. (Values of tensors are tested wherever they are used.)"""
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from deformlearn.tensors import fixed
+
+CPU = torch.device("cpu")
+
+
+def test_numbers_are_made_once_for_a_device_and_a_type():
+    one = fixed((3, 1, 2), CPU)
+    assert one.tolist() == [3, 1, 2]
+    assert fixed((3, 1, 2), CPU) is one
+    assert fixed((3, 1, 2), CPU, torch.float32).dtype == torch.float32
+
+
+def test_numbers_that_are_first_asked_for_in_a_trace_or_without_gradients_are_like_any():
+    with FakeTensorMode(), torch.inference_mode():
+        fixed((7.0, 8.0), CPU, torch.float32)
+    found = fixed((7.0, 8.0), CPU, torch.float32)
+    assert not isinstance(found, FakeTensor)
+    assert not found.is_inference()
+    assert found.tolist() == [7.0, 8.0]
+    wanted = torch.ones(2, requires_grad=True)
+    (wanted * found).sum().backward()
+    assert wanted.grad.tolist() == [7.0, 8.0]
