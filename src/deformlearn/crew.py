@@ -97,10 +97,8 @@ def _hire(hired: list[_Worker]) -> None:
         pipe, other = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(other,), daemon=True)
         process.start()
-    except (
-        OSError,
-        AssertionError,
-    ) as error:  # no files or processes left; a process that may have none
+    except (OSError, AssertionError) as error:
+        # No files or processes are left, or this process may not have any.
         _mine.failure = error
         return
     other.close()  # the process has the only one: the pipe breaks with it
