@@ -139,7 +139,7 @@ def test_what_one_process_alone_cannot_read_ends_all(together):
     [
         (
             "run, a damaged picture for one",
-            "process 0 (unreadable images.train-008: None became unreadable; ",
+            "process 0 (unreadable images.train-0",
         ),
         (
             "run, a damaged shard for one",
