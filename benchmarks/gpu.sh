@@ -17,7 +17,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 SIZE="${SIZE:-full}" LIMIT="${LIMIT:-440}" VENV="${VENV:-.venv}"
 # Of LIMIT: from asking a step to stop until it is killed, and for collecting at the end of a call.
-GRACE=10 COLLECT=20
+GRACE="${GRACE:-10}" COLLECT=20
 # A CPU would work on the full size for days: it is not what anyone gets by accident.
 if [ "$SIZE" = miniature ]; then DEVICE="${DEVICE:-auto}"; else DEVICE="${DEVICE:-cuda}"; fi
 if [ -z "${PYTHON:-}" ]; then

@@ -353,12 +353,6 @@ def test_where_nobody_can_leave_before_all_do_the_one_that_fails_says_why_and_en
     assert lines == [f"deformlearn: cannot write {file}: File too large; choose another place"]
 
 
-def test_where_nobody_can_leave_before_all_do_a_run_ends_as_any(people, both, tmp_path):
-    done = run(people, tmp_path / "run", "nccl=1", processes=2, patience=120)
-    assert done.returncode == 0, done.stderr
-    assert compare(both, tmp_path / "run") == []
-
-
 def test_the_command_says_once_that_a_gpu_is_missing(tmp_path):
     """As a user starts it; every process refuses, rank 0 says why, and nothing is begun."""
     if torch.cuda.is_available():
