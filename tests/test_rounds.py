@@ -181,6 +181,16 @@ def test_a_run_needs_no_test_split(people, template, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read_or_begun(
+    people, template, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shards, "read_table", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(InputError, match="sees no CUDA device"):
+        deform_and_learn(people, tmp_path / "run", replace(QUICK, device="cuda"), template)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_more_processes_than_there_is_work_for_are_refused(people, template):
     split = load_split(people, "train", template, 32, 1)
     _enough_for_all(Team(0, 4), QUICK, split)

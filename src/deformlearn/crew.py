@@ -139,7 +139,9 @@ def _answer(work: Callable[..., Any], arguments: Sequence[Any]) -> bytes:
             pickle.loads(answer)  # its class may not know how
         return answer
     except Exception:
-        return pickle.dumps((None, RuntimeError(traceback.format_exc())))
+        # A class may fail to be sent in any way; what the work itself had to say matters more.
+        said = traceback.format_exc() if raised is None else "".join(raised.__notes__)
+        return pickle.dumps((None, RuntimeError(said)))
 
 
 def _elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:

@@ -94,6 +94,7 @@ def _open(
     """Note what this run is, or check that it is the one begun here; then read the data."""
     team = folder.team
     with team.refuse_together():
+        device = runtime.device(config.device)  # reading takes minutes: refuse it first
         described: dict[str, Any] = {
             "path": str(data.resolve()),
             "template": asdict(read_info(data)),
@@ -118,7 +119,6 @@ def _open(
         for unreadable in split.images.unreadable:
             watch.say(f"left out: {unreadable.key}: {unreadable.reason}")
     _enough_for_all(team, config, train)
-    device = runtime.device(config.device)
     return Workshop(data, folder, config, template.to(device), device, watch, train, test)
 
 
