@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import wait
@@ -155,3 +157,35 @@ def test_the_workers_end_with_the_crew():
             return
         time.sleep(0.05)
     raise AssertionError("a worker is still there")
+
+
+INTERRUPTED = """
+import time
+from multiprocessing import active_children
+from deformlearn.crew import crew
+
+if __name__ == "__main__":
+    try:
+        with crew(2) as submit:
+            submit(len, b""), submit(len, b"")
+            while len(active_children()) < 2:
+                time.sleep(0.001)
+            print("hired", flush=True)
+            time.sleep(60)
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
+
+def test_workers_that_are_interrupted_while_they_import_say_nothing(tmp_path):
+    script = tmp_path / "hire.py"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "hired\n"
+    time.sleep(0.7)  # they have begun, and importing torch takes longer
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    said, complaints = process.communicate(timeout=60)
+    assert (said, complaints, process.returncode) == ("stopped\n", "", 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.resource_tracker
 import pickle
+import signal
 import threading
 import traceback
 from collections import deque
@@ -96,7 +98,8 @@ def _hire(hired: list[_Worker]) -> None:
     try:
         pipe, other = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(other,), daemon=True)
-        process.start()
+        with _interrupts_held():
+            process.start()
     except (OSError, AssertionError) as error:
         # No files or processes are left, or this process may not have any.
         _mine.failure = error
@@ -112,10 +115,29 @@ def _hire(hired: list[_Worker]) -> None:
         pipe.close()
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes that this thread starts meanwhile begin with Ctrl-C held back: importing, they could
+    answer it by nothing but a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # The first process brings another one along, whose start lets signals in again.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(pipe: Connection) -> None:
     """Do what comes, until nobody is there to send more."""
     start_worker()
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         pipe.send("here")
         while True:
             order, several = pipe.recv()
