@@ -16,8 +16,9 @@ from PIL import Image
 from deformlearn import lifter as lifting
 from deformlearn import templates
 from deformlearn.config import PRESETS, LifterConfig, RegistrationConfig, SyntheticConfig
-from deformlearn.data.shards import read_people, read_truth
+from deformlearn.data.shards import read_people
 from deformlearn.data.synthetic import synthesize
+from deformlearn.data.truth import read_truth
 from deformlearn.densepose_charts import CarriedCharts, read_densepose_charts
 from deformlearn.errors import InputError
 from deformlearn.evaluation import score_estimates, true_depths, true_joints

@@ -15,8 +15,8 @@ import torch
 
 from deformlearn import templates
 from deformlearn.config import SyntheticConfig
-from deformlearn.data.shards import Truth
 from deformlearn.data.synthetic import make_person, synthesize
+from deformlearn.data.truth import Truth
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import score_estimates
 from deformlearn.runtime import start_worker

@@ -23,8 +23,9 @@ from deformlearn.config import RegistrationConfig, SyntheticConfig
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.images import decode_image
 from deformlearn.data.labels import KEYPOINTS
-from deformlearn.data.shards import DatasetInfo, People, Row, TruthRow, people_of
+from deformlearn.data.shards import DatasetInfo, People, Row, people_of
 from deformlearn.data.synthetic import make_person
+from deformlearn.data.truth import TruthRow
 from deformlearn.estimate import Estimate, camera_joints, camera_vertices, project_points
 from deformlearn.evaluation import canonical_mm
 from deformlearn.fitting import fit_photograph

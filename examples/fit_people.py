@@ -10,7 +10,8 @@ import numpy as np
 
 import deformlearn
 from deformlearn.data.images import decode_image
-from deformlearn.data.shards import read_images, read_people, read_truth
+from deformlearn.data.shards import read_images, read_people
+from deformlearn.data.truth import read_truth
 from deformlearn.evaluation import score_estimates
 from deformlearn.pictures import save_png
 from deformlearn.render import strip

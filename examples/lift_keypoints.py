@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import deformlearn
-from deformlearn.data.shards import read_people, read_truth
+from deformlearn.data.shards import read_people
+from deformlearn.data.truth import read_truth
 from deformlearn.evaluation import true_joints
 from deformlearn.lifter import save_lifter, train
 from deformlearn.skeleton import PARENTS, SEGMENTS

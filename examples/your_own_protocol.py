@@ -13,7 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import deformlearn
-from deformlearn.data.shards import read_people, read_truth
+from deformlearn.data.shards import read_people
+from deformlearn.data.truth import read_truth
 from deformlearn.evaluation import true_joints
 from deformlearn.protocols import Protocol
 from deformlearn.scoring import score_protocol

@@ -19,8 +19,9 @@ from deformlearn.body import BodyTemplate
 from deformlearn.charts import Charts, template_charts
 from deformlearn.config import SyntheticConfig
 from deformlearn.data.labels import KEYPOINTS
-from deformlearn.data.shards import Row, TruthRow
+from deformlearn.data.shards import Row
 from deformlearn.data.synthetic import make_person
+from deformlearn.data.truth import TruthRow
 from deformlearn.raster import rasterise
 from deformlearn.surfaces import smpl_points_on
 

@@ -14,7 +14,8 @@ from PIL import Image
 from conftest import octahedra, plant
 from deformlearn.config import RunConfig
 from deformlearn.data.estimates import Estimates, write_estimates
-from deformlearn.data.shards import DatasetInfo, Row, TruthRow, write_info, write_rows, write_truth
+from deformlearn.data.shards import DatasetInfo, Row, write_info, write_rows
+from deformlearn.data.truth import TruthRow, write_truth
 from deformlearn.estimate import Estimate, Quality, camera_joints
 from deformlearn.rounds import shard_versions
 from deformlearn.rundir import RunFolder

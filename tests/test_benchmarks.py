@@ -27,7 +27,8 @@ import roofline  # noqa: E402
 import run  # noqa: E402
 from deformlearn import compiling, runtime, templates  # noqa: E402
 from deformlearn.data.estimates import read_estimates  # noqa: E402
-from deformlearn.data.shards import read_images, read_people, read_truth  # noqa: E402
+from deformlearn.data.shards import read_images, read_people  # noqa: E402
+from deformlearn.data.truth import read_truth  # noqa: E402
 from deformlearn.errors import InputError  # noqa: E402
 from machine import Bench, peak_megabytes  # noqa: E402
 from table import Baseline, Measured, cells, markdown_table, regressions, text_table  # noqa: E402

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deformlearn import evaluation
-from deformlearn.data.shards import Truth
+from deformlearn.data.truth import Truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import camera_joints, camera_vertices
 from deformlearn.evaluation import (
@@ -69,6 +69,19 @@ def test_true_depths_are_those_the_observations_were_made_with(template, world):
     _, observations, truth, _ = world
     found = true_depths(observations, truth)
     torch.testing.assert_close(found.depths, observations.depths, rtol=1e-3, atol=1e-3)
+
+
+def test_true_depths_do_not_depend_on_what_stands_beside_a_weight_of_zero(template, world):
+    _, observations, truth, _ = world
+    weights = observations.keypoint_weights.clone()
+    weights[:, 5] = 0
+    weights[0, list(observations.joint_set.root_indices)] = 0
+    places = torch.where(weights[..., None] > 0, observations.keypoints, -7.0)
+    hidden = replace(observations, keypoints=places, keypoint_weights=weights)
+    found = true_depths(hidden, truth)
+    assert found.depth_weights[0].sum() == 0, "without a root nothing is known"
+    torch.testing.assert_close(found.depth_weights[1:], weights[1:])
+    torch.testing.assert_close(found.depths[1:], observations.depths[1:], rtol=1e-3, atol=1e-3)
 
 
 def test_the_lifter_row_with_perfect_depths_is_perfect_up_to_size(template, world):

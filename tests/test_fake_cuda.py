@@ -13,8 +13,8 @@ from deformlearn.config import PRESETS, RegistrationConfig, SyntheticConfig
 from deformlearn.data import darkroom
 from deformlearn.data.augment import augment, draw
 from deformlearn.data.photographs import Stage, photograph
-from deformlearn.data.shards import Truth
 from deformlearn.data.staging import Studio, direct
+from deformlearn.data.truth import Truth
 from deformlearn.evaluation import score_estimates
 from deformlearn.observations import no_points
 from deformlearn.protocols import PROTOCOLS

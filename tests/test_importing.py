@@ -14,9 +14,10 @@ from deformlearn.data import importing
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
 from deformlearn.data.importing import import_source
-from deformlearn.data.shards import read_info, read_people, read_truth
+from deformlearn.data.shards import read_info, read_people
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Person, Source, SurfacePoints
+from deformlearn.data.truth import read_truth
 from deformlearn.errors import InputError
 
 

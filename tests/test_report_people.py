@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deformlearn.data import shards
+from deformlearn.data import truth as truths
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.tables import read_table, write_table
 from deformlearn.errors import InputError
@@ -48,7 +49,7 @@ def test_errors_are_those_of_the_protocol(opened, template):
     source = opened(people=9, shard=4)
     found = measure(source, "test", source.predictions())
     estimate = read_estimates(source.predictions(), template).estimate
-    truth = shards.read_truth(source.data, "test", found.keys)
+    truth = truths.read_truth(source.data, "test", found.keys)
     joints = joint_set(PROTOCOL_JOINTS)
     ours = camera_joints(template, estimate, joints) * 1000
     twin = joint_errors(ours, true_joints(truth), joints, canonical_mm(template))
@@ -95,7 +96,7 @@ def test_people_without_truth_among_others_have_only_their_2d_error(opened):
     source = opened(people=6, shard=3)
     (source.run / "shards.json").unlink()
     path = source.data / "truth" / "test-00001.parquet"
-    write_table(path, read_table(path, shards.TRUTH_SCHEMA.names).slice(1))
+    write_table(path, read_table(path, truths.TRUTH_SCHEMA.names).slice(1))
     found = measure(source, "test", source.predictions())
     assert np.isnan(found.raw).tolist() == [False] * 3 + [True] + [False] * 2
     assert np.isfinite(found.pixels).all()
@@ -130,7 +131,7 @@ def test_people_in_another_order_cannot_be_matched(opened):
     (source.run / "shards.json").unlink()
     for kind in ("observations", "truth"):
         path = source.data / kind / "test-00000.parquet"
-        names = (shards.OBSERVATION_SCHEMA if kind == "observations" else shards.TRUTH_SCHEMA).names
+        names = (shards.OBSERVATION_SCHEMA if kind == "observations" else truths.TRUTH_SCHEMA).names
         table = read_table(path, names)
         write_table(path, table.take(list(range(5, -1, -1))))
     with pytest.raises(InputError, match="put in another order"):

@@ -14,7 +14,8 @@ from deformlearn import lifter as lifting
 from deformlearn import workshop
 from deformlearn.data import shards
 from deformlearn.data.estimates import read_estimates
-from deformlearn.data.shards import read_people, read_truth, splits
+from deformlearn.data.shards import read_people, splits
+from deformlearn.data.truth import read_truth
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.evaluation import score_estimates
@@ -101,6 +102,28 @@ def test_a_finished_run_does_nothing_again(people, template, finished, tmp_path,
     monkeypatch.setattr("deformlearn.comparisons.register_people", never)
     monkeypatch.setattr("deformlearn.comparisons.learn", never)
     deform_and_learn(people, out, replace(QUICK, baselines=True), template)
+
+
+def test_a_truth_without_the_body_s_own_joints_is_still_what_full_supervision_learns(
+    template, finished, tmp_path
+):
+    """As Human3.6M's, which has no collars and no hands."""
+    out = tmp_path / "run"
+    seventeen = write_people(tmp_path / "people", train=10, shard=4, known="h36m17")
+    deform_and_learn(seventeen, out, replace(QUICK, baselines=True), template)
+    assert stages(out) == stages(finished)
+
+
+def test_a_truth_that_cannot_be_scored_stops_no_training(template, tmp_path):
+    """As 3DPW's, which has no top of the head."""
+    out = tmp_path / "run"
+    headless = write_people(tmp_path / "people", train=10, shard=4, known="smpl24")
+    said = io.StringIO()
+    watch = Watch(console=Console(file=said, width=300))
+    records = deform_and_learn(headless, out, replace(QUICK, baselines=True), template, watch=watch)
+    assert "test: no errors in mm, since the truth has no head_top" in said.getvalue()
+    assert records[-1]["stage"].startswith("no iteration")
+    assert all(record.get("scores") is None for record in records)
 
 
 def test_comparisons_are_asked_for_later_without_doing_the_rounds_again(

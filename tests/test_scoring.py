@@ -7,7 +7,8 @@ import torch
 
 from deformlearn.camera import Camera
 from deformlearn.data.h36m_metadata import CAMERAS, Take
-from deformlearn.data.shards import People, Truth
+from deformlearn.data.shards import People
+from deformlearn.data.truth import Truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import camera_joints, camera_vertices
 from deformlearn.evaluation import canonical_mm

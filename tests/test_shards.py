@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from deformlearn.data import shards
-from deformlearn.data.shards import DatasetInfo, Row, TruthRow
+from deformlearn.data import truth as truths
+from deformlearn.data.shards import DatasetInfo, Row
+from deformlearn.data.truth import TruthRow
 from deformlearn.errors import InputError
 from deformlearn.files import place
 from disks import spoil_column
@@ -83,8 +85,8 @@ def test_truth_is_apart_and_follows_the_keys(folder):
     rows = [
         TruthRow(k, np.full((2, 3), v), np.full((5, 3), v)) for k, v in (("a", 1.25), ("b", -2.5))
     ]
-    shards.write_truth(folder, "test", 0, rows)
-    truth = shards.read_truth(folder, "test", ["b", "a"])
+    truths.write_truth(folder, "test", 0, rows)
+    truth = truths.read_truth(folder, "test", ["b", "a"])
     assert truth.landmarks_mm[:, 0, 0].tolist() == [-2.5, 1.25]
     torch.testing.assert_close(
         truth.vertices_mm[:, 0, 0], torch.tensor([-2.5, 1.2]), atol=0.06, rtol=0
@@ -92,12 +94,38 @@ def test_truth_is_apart_and_follows_the_keys(folder):
     columns = pq.read_schema(folder / "truth" / "test-00000.parquet").names
     assert not set(columns) & set(shards.OBSERVATION_SCHEMA.names) - {"key"}
     with pytest.raises(InputError, match="no truth for 1 people"):
-        shards.read_truth(folder, "test", ["a", "z"])
+        truths.read_truth(folder, "test", ["a", "z"])
 
 
 def test_truth_without_meshes_has_none(folder):
-    shards.write_truth(folder, "train", 0, [TruthRow("a", np.zeros((2, 3)))])
-    assert shards.read_truth(folder, "train").vertices_mm is None
+    truths.write_truth(folder, "train", 0, [TruthRow("a", np.zeros((2, 3)))])
+    assert truths.read_truth(folder, "train").vertices_mm is None
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (TruthRow("a", np.zeros((2, 3))), "the truth of 'a' twice in 'test'"),
+        (TruthRow("b", np.zeros((1, 3))), "landmarks_mm must hold the x, y, z of the 2 landmarks"),
+        (TruthRow("b", np.full((2, 3), np.nan)), "landmarks_mm is NaN or infinite"),
+        (TruthRow("b", np.zeros((2, 3)), np.zeros((4, 3))), "as many vertices as others have"),
+    ],
+)
+def test_truth_that_is_not_whole_is_refused_and_listed(folder, second, reason):
+    first = TruthRow("a", np.zeros((2, 3)), np.zeros((5, 3)))
+    truths.write_truth(folder, "test", 0, [first])
+    truths.write_truth(folder, "test", 1, [second])
+    with pytest.raises(InputError, match=reason):
+        truths.read_truth(folder, "test")
+    (bad,) = truths.unusable_truth(folder, "test", ["a", "b"])
+    assert reason in bad.reason
+    if second.key == "b":  # what nobody asks for stops nobody
+        assert truths.read_truth(folder, "test", ["a"]).keys == ["a"]
+
+
+def test_a_split_has_no_truth_by_the_name_of_another(folder):
+    truths.write_truth(folder, "train-more", 0, [TruthRow("a", np.zeros((2, 3)))])
+    assert not truths.has_truth(folder, "train")
 
 
 BAD = {
@@ -221,15 +249,15 @@ def test_a_data_set_may_lie_in_an_object_store(info, template):
     shards.write_info(folder, info)
     shards.write_rows(folder, "train", 0, [a_row("a", image=b"1"), a_row("b", image_path="b.jpg")])
     truth = [TruthRow(key, np.full((2, 3), 1.0)) for key in "ab"]
-    shards.write_truth(folder, "train", 0, truth)
+    truths.write_truth(folder, "train", 0, truth)
     assert shards.splits(folder) == ["train"]
     assert shards.read_people(folder, "train", template).keys == ["a", "b"]
     assert list(shards.read_images(folder, "train")) == [("a", b"1", ""), ("b", None, "b.jpg")]
-    assert shards.read_truth(folder, "train", ["b"]).keys == ["b"]
+    assert truths.read_truth(folder, "train", ["b"]).keys == ["b"]
     with pytest.raises(InputError, match=r"memory://shards/none is not a data set"):
         shards.read_people(place("memory://shards/none"), "train")
     with pytest.raises(InputError, match="no truth for the split 'test'"):
-        shards.read_truth(folder, "test")
+        truths.read_truth(folder, "test")
 
 
 def test_the_fingerprint_knows_a_shard_from_every_other_version(folder):

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from deformlearn.data import shards, tables
-from deformlearn.data.streams import CountedSplit, blocks_of, count_shard, read_blocks
+from deformlearn.data.streams import blocks_of, read_blocks
 from deformlearn.errors import InputError
+from deformlearn.registering import count_split
 from test_shards import BAD, a_row
 
 
@@ -20,10 +21,7 @@ def folder(tmp_path, template):
 
 
 def count(folder, template):
-    info = shards.read_info(folder)
-    paths = shards.shards(folder, "observations", "train")
-    counted = (count_shard(path, info, len(template.faces)) for path in paths)
-    return CountedSplit(folder, "train", info, tuple(counted))
+    return count_split(folder, "train", template)
 
 
 def write(folder, template, sizes, *, bad=(), row_group=None):
@@ -83,7 +81,9 @@ def test_what_is_wrong_with_a_row_does_not_depend_on_the_batches(
     shards.write_rows(folder, "train", 0, [*twice, *rows, a_row("", points=3), a_row("last")])
     shards.write_rows(folder, "train", 1, [a_row("good")])
     whole = shards.read_people(folder, "train", template)
-    assert whole.keys == ["good", "other", "last", "good"]
+    assert whole.keys == ["good", "other", "last"]
+    assert whole.rejected[-1].where == "train-00001.parquet row 0 (good)"
+    assert whole.rejected[-1].reason == "its key stands in an earlier shard"
     assert count(folder, template).rejected == whole.rejected
 
 

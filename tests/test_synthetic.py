@@ -11,6 +11,7 @@ from PIL import Image
 
 from deformlearn.config import SyntheticConfig
 from deformlearn.data import photographs, shards, synthetic
+from deformlearn.data import truth as truths
 from deformlearn.data.labels import KEYPOINTS
 from deformlearn.data.photographs import Stage, photograph, to_row
 from deformlearn.data.scenery import MARGIN
@@ -181,10 +182,10 @@ def test_a_data_set_can_be_read_back(made):
     assert people.keys == [f"train-{i:06d}" for i in range(5)]
     assert people.observations.points.abs().max() < 1
     row, truth = make_person(SMALL, "test", 1)
-    found = shards.read_truth(folder, "test")
+    found = truths.read_truth(folder, "test")
     np.testing.assert_allclose(found.landmarks_mm[1].numpy(), truth.landmarks_mm, atol=1e-3)
     np.testing.assert_allclose(found.vertices_mm[1].numpy(), truth.vertices_mm, atol=0.051)
-    assert shards.read_truth(folder, "train").vertices_mm is None
+    assert truths.read_truth(folder, "train").vertices_mm is None
     assert [image for _, image, _ in shards.read_images(folder, "test")][1] == row.image
 
 

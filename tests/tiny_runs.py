@@ -27,7 +27,8 @@ from torch import distributed as group
 from conftest import octahedra, plant
 from deformlearn import distributed
 from deformlearn.config import LifterConfig, RegistrationConfig, RegressorConfig, RunConfig
-from deformlearn.data.shards import DatasetInfo, Row, TruthRow, write_info, write_rows, write_truth
+from deformlearn.data.shards import DatasetInfo, Row, write_info, write_rows
+from deformlearn.data.truth import TruthRow, write_truth
 from deformlearn.distributed import together
 from deformlearn.errors import InputError
 from deformlearn.estimate import camera_joints
@@ -69,17 +70,23 @@ def planted_rows(seen: Observations) -> list[Row]:
 
 
 def write_people(
-    folder: Path, *, train: int = 22, test: int = 5, shard: int = 8, keypoints_seen: bool = True
+    folder: Path,
+    *,
+    train: int = 22,
+    test: int = 5,
+    shard: int = 8,
+    keypoints_seen: bool = True,
+    known: str = "skeleton25",
 ) -> Path:
-    """A data set with truth: two splits, `shard` people a shard."""
-    joints = joint_set("skeleton25")
+    """A data set with truth: two splits, `shard` people a shard; both know this joint set."""
+    joints = joint_set(known)
     template = octahedra()
     write_info(
         folder, DatasetInfo(template.name, template.fingerprint, joints.name, joints.landmarks)
     )
     noise = np.random.default_rng(0)
     for split, people, seed in (("train", train, 0), ("test", test, 1)):
-        truth, seen, crop = plant(template, people, seed)
+        truth, seen, crop = plant(template, people, seed, joints=known)
         points, keypoints = (crop.to_pixels(x).numpy() for x in (seen.points, seen.keypoints))
         landmarks = camera_joints(template, truth, joints.name).numpy() * 1000
         rows, truths = [], []

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from deformlearn.data.shards import Truth
+from deformlearn.data.augment import SEGMENT_JOINTS
+from deformlearn.data.truth import Truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
-from deformlearn.evaluation import true_depths, true_joints
+from deformlearn.evaluation import missing_joints, true_depths
 from deformlearn.learning import TrainingSet
 from deformlearn.lifter import Lifter
 from deformlearn.registration import keep_best
@@ -37,17 +38,31 @@ def run_comparisons(shop: Workshop, lifter: Lifter) -> None:
         first = read_fits(shop, shop.train, shop.folder.round_path(1, "estimates.parquet"))
         _other_network(shop, "no iteration", training_set(shop, first.estimate))
     if shop.train.truth is not None and shop.folder.record("full 3D supervision") is None:
+        seen = shop.train.people.observations
+        if missing := missing_joints(shop.train.truth, seen.joint_set):
+            shop.watch.say(
+                f"no full 3D supervision: the truth has no {', '.join(missing)}, which are key points"
+            )
+            return
         _other_network(shop, "full 3D supervision", _full_supervision(shop, shop.train.truth))
 
 
 def _full_supervision(shop: Workshop, truth: Truth) -> TrainingSet:
-    """What to learn where 3D is known: fits to true depths, and the true joints."""
+    """What to learn where 3D is known: fits to true depths, and the true joints.
+
+    Where the truth lacks a joint of the body, as Human3.6M's lacks the collars, the fit's own stands in.
+    """
     oracle = true_depths(shop.train.people.observations, truth)
     config = replace(shop.config.registration, depth_weight=10.0)
     stage = "full 3D: register with true depths"
     found, _ = register_people(shop, oracle, config, stage=stage)
-    joints = true_joints(truth, joint_set("smpl24"))[shop.train.readable] / 1000
-    return replace(training_set(shop, found), joints_3d=joints - joints[:, :1])
+    data, names = training_set(shop, found), joint_set(SEGMENT_JOINTS).landmarks
+    known = [index for index, name in enumerate(names) if name in truth.landmark_names]
+    columns = [truth.landmark_names.index(names[index]) for index in known]
+    true = truth.landmarks_mm[shop.train.readable] / 1000
+    joints = data.joints_3d.clone()
+    joints[:, known] = true[:, columns] - true[:, columns[:1]]
+    return replace(data, joints_3d=joints)
 
 
 def _control(shop: Workshop, lifter: Lifter, stage: str, *, own_fit: bool) -> None:

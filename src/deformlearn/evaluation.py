@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate
-from deformlearn.data.shards import Truth
+from deformlearn.data.truth import Truth
 from deformlearn.distributed import ALONE, Team, by_blocks
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, camera_joints, camera_vertices
@@ -85,11 +85,16 @@ def canonical_mm(template: BodyTemplate) -> float:
     return 1000 * bone_sum(template.keypoints(joints).rest, joints).item()
 
 
+def missing_joints(truth: Truth, joints: JointSet | None = None) -> list[str]:
+    """Landmarks of a joint set (as a rule the protocol's) that a truth does not have."""
+    chosen = joints or joint_set(PROTOCOL_JOINTS)
+    return [name for name in chosen.landmarks if name not in truth.landmark_names]
+
+
 def true_joints(truth: Truth, joints: JointSet | None = None) -> Float[Tensor, "people joints 3"]:
     """The true joints of a joint set, mm, camera axes."""
     chosen = joints or joint_set(PROTOCOL_JOINTS)
-    missing = [name for name in chosen.landmarks if name not in truth.landmark_names]
-    if missing:
+    if missing := missing_joints(truth, chosen):
         raise InputError(
             f"the truth of this data set has no {', '.join(missing)}; {chosen.name} needs "
             f"{', '.join(chosen.landmarks)}"
@@ -232,14 +237,17 @@ def lifter_only(
 
 
 def true_depths(observations: Observations, truth: Truth) -> Observations:
-    """Observations with true depths (an upper bound, never training): mm to image units.
+    """Observations with true depths, mm to image units: an upper bound, and full 3D supervision.
 
-    The scale is the one that best takes the true joints' x, y to the key points.
+    The scale is the one that best takes the true joints' x, y to the key points that are seen. Who has a
+    root that is not seen gets no depth.
     """
     target = true_joints(truth, observations.joint_set).to(observations.keypoints)
     roots = observations.joint_set.root_indices
     target = target - target[:, roots].mean(1, keepdim=True)
     seen = observations.keypoints - observations.keypoints[:, roots].mean(1, keepdim=True)
-    scale = (target[..., :2] * seen).sum((1, 2)) / target[..., :2].square().sum((1, 2))
-    weights = (observations.keypoint_weights > 0).to(seen)
-    return observations.with_depths(target[..., 2] * scale[:, None], weights)
+    known = observations.keypoint_weights > 0
+    known = known & known[:, roots].all(1, keepdim=True)
+    flat, seen = (torch.where(known[..., None], one[..., :2], 0.0) for one in (target, seen))
+    scale = (flat * seen).sum((1, 2)) / flat.square().sum((1, 2)).clamp_min(1e-9)
+    return observations.with_depths(target[..., 2] * scale[:, None], known.to(seen))

@@ -16,7 +16,8 @@ from deformlearn import runtime
 from deformlearn.agreement import agree
 from deformlearn.body import BodyTemplate
 from deformlearn.data.images import Unreadable, stream_images
-from deformlearn.data.shards import People, fingerprint, read_info, read_people, read_truth
+from deformlearn.data.shards import People, fingerprint, read_info, read_people
+from deformlearn.data.truth import has_truth, read_truth
 from deformlearn.distributed import ALONE, Team, rows_of
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath, place
@@ -146,7 +147,7 @@ def _judge(
         )
     folder = data or place(read_config(run)["data"]["path"])
     people = read_people(folder, split, template)
-    if not any((folder / "truth").glob(f"{split}-*.parquet")):
+    if not has_truth(folder, split):
         raise InputError(
             f"{folder} has no 3D truth for the split {split!r}: nothing to score against"
         )

@@ -36,7 +36,13 @@ from deformlearn.data.estimates import (
     write_estimates,
 )
 from deformlearn.data.shards import People, info_for, shards
-from deformlearn.data.streams import CountedSplit, blocks_of, count_shard, read_blocks
+from deformlearn.data.streams import (
+    CountedSplit,
+    blocks_of,
+    count_shard,
+    read_blocks,
+    without_repeats,
+)
 from deformlearn.data.tables import column, facts, read_table, row_count
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
@@ -199,8 +205,9 @@ def count_split(
         own = [paths[number] for number in team.share(len(paths))]
         counts = list(threads.map(lambda path: count_shard(path, info, len(template.faces)), own))
     found = team.gather(counts)
-    ordered = (found[number % team.size][number // team.size] for number in range(len(paths)))
-    return CountedSplit(folder, split, info, tuple(ordered))
+    ordered = [found[number % team.size][number // team.size] for number in range(len(paths))]
+    with team.refuse_together():
+        return CountedSplit(folder, split, info, without_repeats(folder, ordered))
 
 
 def _say_rejected(counted: CountedSplit, watch: Watch) -> None:

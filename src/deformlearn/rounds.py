@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from deformlearn.comparisons import run_comparisons
 from deformlearn.config import RunConfig
 from deformlearn.data.shards import read_info, shards, splits
 from deformlearn.data.tables import facts
+from deformlearn.data.truth import has_truth
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
-from deformlearn.evaluation import lifter_only, mean_pose
+from deformlearn.evaluation import lifter_only, mean_pose, missing_joints
 from deformlearn.files import AnyPath, write_atomically
 from deformlearn.lifter import Lifter
 from deformlearn.profiling import profile_prediction, profile_training
@@ -111,7 +112,15 @@ def _open(
     def load(split: str) -> Split:
         size, workers = config.regressor.size, config.workers
         cache = folder.path / _PIXELS
-        return load_split(data, split, template, size, workers, cache=cache, team=team)
+        found = load_split(data, split, template, size, workers, cache=cache, team=team)
+        missing = [] if found.truth is None else missing_joints(found.truth)
+        if not missing:
+            return found
+        watch.say(
+            f"{split}: no errors in mm, since the truth has no {', '.join(missing)}; "
+            f"`deformlearn evaluate --protocol` measures other joints"
+        )
+        return replace(found, truth=None)
 
     train = load("train")
     test = load("test") if has_test else None
@@ -127,7 +136,7 @@ def shard_versions(data: AnyPath) -> dict[str, dict[str, int | None]]:
     found = {}
     for split in sorted({"train", "test"} & set(splits(data))):
         paths = shards(data, "observations", split)
-        paths += sorted((data / "truth").glob(f"{split}-*.parquet"))
+        paths += shards(data, "truth", split) if has_truth(data, split) else []
         found.update({f"{path.parent.name}/{path.name}": facts(path) for path in paths})
     return found
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deformlearn.body import BodyTemplate, skin
-from deformlearn.data.shards import People, Truth
+from deformlearn.data.shards import People
+from deformlearn.data.truth import Truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import (

@@ -20,7 +20,8 @@ from deformlearn.body import BodyTemplate
 from deformlearn.config import RegistrationConfig, RunConfig
 from deformlearn.data.estimates import Estimates, read_estimates, write_estimates
 from deformlearn.data.images import Images, load_images
-from deformlearn.data.shards import People, Truth, read_people, read_truth
+from deformlearn.data.shards import People, read_people
+from deformlearn.data.truth import Truth, has_truth, read_truth
 from deformlearn.distributed import ALONE, Team, by_blocks
 from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.estimate import Estimate, Quality
@@ -102,8 +103,7 @@ def load_split(
     """
     with team.refuse_together():
         people = read_people(data, split, template)
-        has_truth = any((data / "truth").glob(f"{split}-*.parquet"))
-        truth = read_truth(data, split, people.keys) if has_truth else None
+        truth = read_truth(data, split, people.keys) if has_truth(data, split) else None
     # What one machine can read and another cannot: each would take other people for the same rows.
     agree(
         team,
@@ -112,7 +112,7 @@ def load_split(
             "people": len(people),
             "unusable": {one.where: "left out" for one in people.rejected},
             "what is known of them": _digest(people),
-            "has truth": has_truth,
+            "has truth": truth is not None,
         },
     )
     shared = team.size > 1 and len(people) * 3 * size**2 > _EACH_ITS_OWN

@@ -10,6 +10,7 @@ from deformlearn.body import BodyTemplate
 from deformlearn.data.images import load_images
 from deformlearn.data.shards import read_info, read_people, splits
 from deformlearn.data.soundness import Rejected
+from deformlearn.data.truth import has_truth, unusable_truth
 from deformlearn.errors import InputError
 
 _THUMBNAIL = 16
@@ -49,4 +50,6 @@ def _check_split(folder: Path, split: str, template: BodyTemplate) -> tuple[list
     except InputError as error:
         return [*rejected, Rejected(split, str(error))], 0
     rejected += [Rejected(f"{split} {one.key}", one.reason) for one in images.unreadable]
+    if has_truth(folder, split):
+        rejected += unusable_truth(folder, split, people.keys)
     return rejected, len(images.rows)

@@ -19,9 +19,10 @@ from deformlearn.camera import Crop
 from deformlearn.charts import Charts
 from deformlearn.config import ImportConfig
 from deformlearn.data.images import open_image, to_pixels
-from deformlearn.data.shards import Row, TruthRow, table_of
+from deformlearn.data.shards import Row, table_of
 from deformlearn.data.soundness import Rejected, problems
 from deformlearn.data.sources import DensePoints, Frame, Person, SurfacePoints
+from deformlearn.data.truth import TruthRow
 from deformlearn.data.video import read_frames
 from deformlearn.densepose_charts import densepose_to_template, read_densepose_charts
 from deformlearn.errors import InputError

@@ -27,16 +27,10 @@ from deformlearn.config import ImportConfig
 from deformlearn.crew import crew, in_order
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
-from deformlearn.data.shards import (
-    DatasetInfo,
-    read_info,
-    shards,
-    write_info,
-    write_rows,
-    write_truth,
-)
+from deformlearn.data.shards import DatasetInfo, read_info, shards, write_info, write_rows
 from deformlearn.data.soundness import Rejected, without_details
 from deformlearn.data.sources import Entry, Person, Source
+from deformlearn.data.truth import write_truth
 from deformlearn.errors import InputError, remedy
 from deformlearn.files import write_atomically
 from deformlearn.progress import QUIET, Watch

@@ -27,8 +27,9 @@ from deformlearn.data.labels import annotate, predicted
 from deformlearn.data.outfits import Looks
 from deformlearn.data.scenery import Scene
 from deformlearn.data.scenes import stage
-from deformlearn.data.shards import Row, TruthRow
+from deformlearn.data.shards import Row
 from deformlearn.data.staging import Part, Script, Studio, random_stream
+from deformlearn.data.truth import TruthRow
 from deformlearn.data.wardrobe import Paint
 from deformlearn.raster import Fragments, interpolate_columns, rasterise, true_at, vertex_normals
 

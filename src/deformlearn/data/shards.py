@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
+from deformlearn.data.duplicates import hashes, repeated_elsewhere, repeats
 from deformlearn.data.soundness import Rejected, problems
 from deformlearn.data.tables import (
     column,
@@ -63,13 +63,6 @@ OBSERVATION_SCHEMA = pa.schema(
 )
 SEEN = [name for name in OBSERVATION_SCHEMA.names if name not in ("image", "image_path")]
 """Columns of everything but the pixels."""
-TRUTH_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("landmarks_mm", _FLOATS),
-        ("vertices_tenth_mm", pa.list_(pa.int16())),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -116,17 +109,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class TruthRow:
-    """What only evaluation may know of a person: camera axes, relative to the pelvis."""
-
-    key: str
-    landmarks_mm: np.ndarray
-    """(landmarks, 3)."""
-    vertices_mm: np.ndarray | None = None
-    """(vertices, 3), stored to a tenth of a millimetre."""
-
-
-@dataclass(frozen=True)
 class People:
     """A split in memory, without its pixels."""
 
@@ -149,23 +131,6 @@ class People:
         index = torch.as_tensor(rows)
         observations, crop = self.observations[index], self.crop[index]
         return People(keys, observations, crop, subjects, actions, cameras, self.rejected)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """3D truth of a split, in the order of its rows."""
-
-    keys: list[str]
-    landmark_names: tuple[str, ...]
-    landmarks_mm: Tensor
-    vertices_mm: Tensor | None
-
-    def take(self, rows: Sequence[int]) -> Truth:
-        """These rows, in this order."""
-        index = torch.as_tensor(rows)
-        vertices = None if self.vertices_mm is None else self.vertices_mm[index]
-        keys = [self.keys[row] for row in rows]
-        return Truth(keys, self.landmark_names, self.landmarks_mm[index], vertices)
 
 
 def write_info(folder: AnyPath, info: DatasetInfo) -> None:
@@ -235,31 +200,14 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
     return pa.table(columns, schema=OBSERVATION_SCHEMA)
 
 
-def write_truth(folder: AnyPath, split: str, shard: int, rows: Sequence[TruthRow]) -> AnyPath:
-    """Write one shard of truth, apart from what training may see."""
-    vertices = [
-        None if row.vertices_mm is None else np.round(row.vertices_mm * 10).astype(np.int16).ravel()
-        for row in rows
-    ]
-    table = pa.table(
-        {
-            "key": [row.key for row in rows],
-            "landmarks_mm": [row.landmarks_mm.astype(np.float32).ravel() for row in rows],
-            "vertices_tenth_mm": vertices,
-        },
-        schema=TRUTH_SCHEMA,
-    )
-    return write_table(folder / "truth" / f"{split}-{shard:05d}.parquet", table)
-
-
 def splits(folder: AnyPath) -> list[str]:
     """Names of the splits that have at least one shard."""
-    return sorted({_split_of(path) for path in (folder / "observations").glob("*.parquet")})
+    return sorted({split_of(path) for path in (folder / "observations").glob("*.parquet")})
 
 
 def shards(folder: AnyPath, kind: str, split: str) -> list[AnyPath]:
     """The shards of a split, in order; none is an error that names the splits there are."""
-    found = (path for path in (folder / kind).glob("*.parquet") if _split_of(path) == split)
+    found = (path for path in (folder / kind).glob("*.parquet") if split_of(path) == split)
     paths = sorted(found, key=lambda path: path.name)
     if not paths:
         raise InputError(
@@ -269,7 +217,8 @@ def shards(folder: AnyPath, kind: str, split: str) -> list[AnyPath]:
     return paths
 
 
-def _split_of(path: AnyPath) -> str:
+def split_of(path: AnyPath) -> str:
+    """The split that a shard belongs to."""
     return path.name.rsplit("-", 1)[0]
 
 
@@ -288,24 +237,34 @@ def read_people(folder: AnyPath, split: str, template: BodyTemplate | None = Non
     A split without a single sound row is an InputError.
     """
     info = info_for(folder, template)
-    tables, rejected = [], []
+    found, rejected = [], {}
     for path in shards(folder, "observations", split):
         try:
             table = typed(path, read_table(path, SEEN), OBSERVATION_SCHEMA)
         except InputError as error:
-            rejected.append(Rejected(path.name, str(error)))
+            rejected[path.name] = [Rejected(path.name, str(error))]
             continue
         bad = problems(table, info.joints, None if template is None else len(template.faces))
-        rejected += [
+        rejected[path.name] = [
             Rejected(f"{path.name} row {row} ({table['key'][row].as_py()})", reason)
             for row, reason in sorted(bad.items())
         ]
         good = np.setdiff1d(np.arange(len(table)), list(bad))
-        tables.append(table.take(pa.array(good)) if bad else table)
+        found.append((path.name, good, table.take(pa.array(good)) if bad else table))
+    tables = []
+    again = repeats([hashes(table["key"]) for _, _, table in found])
+    for (name, rows, table), places in zip(found, again, strict=True):
+        rejected[name] += [
+            repeated_elsewhere(name, int(rows[place]), table["key"][place].as_py())
+            for place in places.tolist()
+        ]
+        kept = np.setdiff1d(np.arange(len(table)), places)
+        tables.append(table.take(pa.array(kept)) if len(places) else table)
+    left_out = [one for some in rejected.values() for one in some]
     if not any(len(table) for table in tables):
-        first = f"; {rejected[0].where}: {rejected[0].reason}" if rejected else ""
+        first = f"; {left_out[0].where}: {left_out[0].reason}" if left_out else ""
         raise InputError(f"{folder} has no usable row in the split {split!r}{first}")
-    return people_in(pa.concat_tables(tables), info, rejected)
+    return people_in(pa.concat_tables(tables), info, left_out)
 
 
 def info_for(folder: AnyPath, template: BodyTemplate | None) -> DatasetInfo:
@@ -350,27 +309,6 @@ def people_in(table: pa.Table, info: DatasetInfo, rejected: list[Rejected]) -> P
         texts["camera"],
         rejected,
     )
-
-
-def read_truth(folder: AnyPath, split: str, keys: Sequence[str] | None = None) -> Truth:
-    """3D truth of a split, of the people named by `keys` in their order; for evaluation only."""
-    info = read_info(folder)
-    table = pa.concat_tables(
-        read_table(path, TRUTH_SCHEMA.names) for path in shards(folder, "truth", split)
-    )
-    if keys is not None:
-        place = {key: row for row, key in enumerate(table["key"].to_pylist())}
-        missing = [key for key in keys if key not in place]
-        if missing:
-            raise InputError(
-                f"{folder} has no truth for {len(missing)} people of {split!r}, {missing[0]!r} first"
-            )
-        table = table.take([place[key] for key in keys])
-    landmarks = padded(table, "landmarks_mm").unflatten(-1, (len(info.landmarks), 3))
-    vertices = None
-    if table["vertices_tenth_mm"].null_count == 0:
-        vertices = padded(table, "vertices_tenth_mm").unflatten(-1, (-1, 3)) / 10
-    return Truth(table["key"].to_pylist(), info.landmarks, landmarks, vertices)
 
 
 def read_images(

@@ -89,6 +89,11 @@ def _lengths(table: pa.Table, name: str) -> np.ndarray:
     return np.diff(column.offsets.to_numpy())
 
 
+def _counts(table: pa.Table, name: str) -> np.ndarray:
+    """Lengths of lists that may be missing (-1)."""
+    return pc.list_value_length(table[name]).fill_null(-1).to_numpy()
+
+
 def _any(table: pa.Table, name: str, test, *, count: bool = False) -> np.ndarray:
     """Whether (or, with `count`, how often) a test holds in each row's list."""
     column = table[name].combine_chunks()
@@ -99,3 +104,24 @@ def _any(table: pa.Table, name: str, test, *, count: bool = False) -> np.ndarray
     offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
     totals = sums[offsets[1:]] - sums[offsets[:-1]]
     return totals if count else totals > 0
+
+
+def truth_problems(table: pa.Table, landmarks: int) -> dict[int, str]:
+    """Reason for each unusable row of a table of truth; meshes are checked where all have one."""
+    found: dict[int, str] = {}
+    wrong = _counts(table, "landmarks_mm") != 3 * landmarks
+    broken = _any(table, "landmarks_mm", lambda v: ~np.isfinite(v)) > 0
+    reasons = [
+        (wrong, f"landmarks_mm must hold the x, y, z of the {landmarks} landmarks of dataset.json"),
+        (broken, "landmarks_mm is NaN or infinite"),
+    ]
+    if table["vertices_tenth_mm"].null_count == 0 and len(table):
+        lengths = _counts(table, "vertices_tenth_mm")
+        uneven = (lengths != lengths[0]) | (lengths % 3 != 0)
+        reasons.append(
+            (uneven, "vertices_tenth_mm must hold x, y, z of as many vertices as others have")
+        )
+    for bad, reason in reasons:
+        for row in np.flatnonzero(bad):
+            found.setdefault(int(row), reason)
+    return found

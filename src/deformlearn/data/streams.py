@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 
+from deformlearn.data.duplicates import hashes, repeated_elsewhere, repeats
 from deformlearn.data.shards import OBSERVATION_SCHEMA, SEEN, DatasetInfo, People, people_in
 from deformlearn.data.soundness import Rejected, problems
-from deformlearn.data.tables import facts, read_batches, read_ranges, repeated, typed
+from deformlearn.data.tables import facts, read_batches, read_ranges, read_table, repeated, typed
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath
 
@@ -31,6 +33,8 @@ class CountedShard:
     sound: np.ndarray
     """(rows,) bool; empty where the file could not be read."""
     rejected: tuple[Rejected, ...]
+    keys: np.ndarray
+    """Hashes of the sound rows' keys (`duplicates.hashes`)."""
 
     @property
     def people(self) -> int:
@@ -88,11 +92,11 @@ def count_shard(path: AnyPath, info: DatasetInfo, faces: int | None) -> CountedS
             start += len(table)
     except InputError as error:
         return CountedShard(
-            path.name, before, np.zeros(0, bool), (Rejected(path.name, str(error)),)
+            path.name, before, np.zeros(0, bool), (Rejected(path.name, str(error)),), hashes(_NONE)
         )
     together = np.concatenate(sound)
+    every = pa.concat_arrays([_NONE, *keys]).fill_null("")
     if len(keys) > 1:  # within one batch the check of its rows has seen it
-        every = pa.concat_arrays(keys).fill_null("")
         for row in np.flatnonzero(repeated(every)).tolist():
             key = every[row].as_py()
             if key:
@@ -102,7 +106,29 @@ def count_shard(path: AnyPath, info: DatasetInfo, faces: int | None) -> CountedS
         Rejected(f"{path.name} row {row} ({key})", reason)
         for row, (key, reason) in sorted(found.items())
     )
-    return CountedShard(path.name, before, together, tuple(rejected))
+    told_apart = hashes(every.filter(pa.array(together)))
+    return CountedShard(path.name, before, together, tuple(rejected), told_apart)
+
+
+def without_repeats(folder: AnyPath, counted: Sequence[CountedShard]) -> tuple[CountedShard, ...]:
+    """The shards less the rows whose key an earlier shard has."""
+    found = []
+    for shard, places in zip(counted, repeats([one.keys for one in counted]), strict=True):
+        if len(places):
+            rows = np.flatnonzero(shard.sound)[places].tolist()
+            sound = shard.sound.copy()
+            sound[rows] = False
+            keys = read_table(folder / "observations" / shard.name, ["key"])["key"].take(rows)
+            also = map(partial(repeated_elsewhere, shard.name), rows, keys.to_pylist())
+            rejected = (*shard.rejected, *also)
+            shard = replace(
+                shard, sound=sound, rejected=rejected, keys=np.delete(shard.keys, places)
+            )
+        found.append(shard)
+    return tuple(found)
+
+
+_NONE = pa.array([], pa.string())
 
 
 def blocks_of(people: int, size: int) -> list[range]:

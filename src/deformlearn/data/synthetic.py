@@ -22,16 +22,9 @@ from deformlearn.config import SyntheticConfig
 from deformlearn.crew import Submit, crew, in_order
 from deformlearn.data.labels import KEYPOINTS
 from deformlearn.data.photographs import PIECE, Stage, labelling, photograph, to_row
-from deformlearn.data.shards import (
-    DatasetInfo,
-    Row,
-    TruthRow,
-    write_atomically,
-    write_info,
-    write_rows,
-    write_truth,
-)
+from deformlearn.data.shards import DatasetInfo, Row, write_atomically, write_info, write_rows
 from deformlearn.data.staging import Script, Studio, direct
+from deformlearn.data.truth import TruthRow, write_truth
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.files import clear_parts, naming

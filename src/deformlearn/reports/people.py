@@ -26,12 +26,12 @@ from deformlearn.data.shards import (
     OBSERVATION_SCHEMA,
     SEEN,
     DatasetInfo,
-    Truth,
     info_for,
     people_in,
     shards,
 )
 from deformlearn.data.tables import facts, padded, read_batches, typed
+from deformlearn.data.truth import Truth
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, Quality, camera_joints
 from deformlearn.evaluation import PROTOCOL_JOINTS, true_joints

@@ -11,6 +11,7 @@ from typing import Any
 
 from deformlearn.body import BodyTemplate
 from deformlearn.data.shards import splits
+from deformlearn.data.truth import has_truth
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath, place
 from deformlearn.findings import find
@@ -94,7 +95,7 @@ class Source:
 
     def has_truth(self, split: str) -> bool:
         """Whether the data set knows where joints really are."""
-        return any((self.data / "truth").glob(f"{split}-*.parquet"))
+        return has_truth(self.data, split)
 
     def say(self, line: str) -> None:
         """Tell the reader, once, what the page cannot show."""
