@@ -15,8 +15,8 @@ ORDER = """
     losses metrics triangles limits raster meshes extremities landmarks rigs.__init__ rigs.rig
     rigs.tree rigs.names rigs.shape rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers
     rigs.gltf rigs.smpl anny_body templates nonrigid patches surface_fit surfaces chart_search
-    charts densepose_charts render anatomy data.tables data.soundness data.sources data.shards
-    data.images data.video data.estimates data.augment data.check data.duplicates data.json_stream
+    charts densepose_charts render anatomy data.tables data.soundness data.duplicates
+    data.sources data.shards data.truth data.images data.video data.estimates data.augment data.check data.json_stream
     data.rle data.person_boxes data.boxes data.densepose data.densepose_labels
     data.densepose_dumps data.predictions data.densepose_results data.attach data.coco_file
     data.coco data.densepose_annotations data.posetrack data.openpose data.mpii data.h36m_metadata
