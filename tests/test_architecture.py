@@ -16,8 +16,8 @@ ORDER = """
     rigs.tree rigs.names rigs.shape rigs.upright rigs.mapping rigs.place rigs.reduce rigs.buffers
     rigs.gltf rigs.smpl anny_body templates nonrigid patches surface_fit surfaces chart_search
     charts densepose_charts render anatomy data.tables data.soundness data.duplicates
-    data.sources data.shards data.truth data.images data.video data.estimates data.augment data.check data.json_stream
-    data.rle data.person_boxes data.boxes data.densepose data.densepose_labels
+    data.sources data.shards data.truth data.images data.video data.estimates data.augment
+    data.check data.json_stream data.rle data.person_boxes data.boxes data.densepose data.densepose_labels
     data.densepose_dumps data.predictions data.densepose_results data.attach data.coco_file
     data.coco data.densepose_annotations data.posetrack data.openpose data.mpii data.h36m_metadata
     data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d data.convert data.importing

@@ -72,6 +72,39 @@ def test_what_the_data_lack_is_named(people):
     assert CAMERAS[3] in absent
 
 
+def only(people, rows):
+    """Some of the people, by name."""
+    names = {name: [getattr(people, name)[row] for row in rows]
+             for name in ("keys", "subjects", "actions", "cameras")}  # fmt: skip
+    return replace(people, **names)
+
+
+def test_a_video_that_is_missing_is_named(people):
+    keep = [row for row, key in enumerate(people.keys) if f"Eating_2.{CAMERAS[1]}" not in key]
+    absent = PROTOCOLS["h36m-1"].absent(only(people, keep))
+    assert absent == ("S11", f"S9 Eating 2 {CAMERAS[1]}")
+    assert PROTOCOLS["hmr-2"].absent(only(people, keep)) == ("S11",), "it scores the first trial"
+    both = replace(people, subjects=["S9", "S11"] * (len(people) // 2))
+    named = PROTOCOLS["h36m-1"].absent(both)
+    assert not any(name == f"S11 Directions {n} {CAMERAS[0]}" for name in named for n in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("frames", "every", "step"),
+    [((0, 1, 7), "h36m-1", 1), ((0, 5, 15), "spin-1", 5), ((0, 64, 320, 640), "spin-1", 320),
+     ((0, 0), "h36m-1", 0)],
+)  # fmt: skip
+def test_how_thinly_frames_are_scored_is_known(people, frames, every, step):
+    keys = [f"S9_Photo_1.{CAMERAS[0]}_{frame:06d}" for frame in frames]
+    some = replace(
+        only(people, range(len(keys))), keys=keys, actions=["Photo"] * len(keys),
+        subjects=["S9"] * len(keys), cameras=[CAMERAS[3]] * len(keys),
+    )  # fmt: skip
+    assert PROTOCOLS[every].step(some, PROTOCOLS[every].rows(some)) == step
+    unnamed = replace(some, keys=[f"test-{row}" for row in range(len(keys))])
+    assert PROTOCOLS["h36m-1"].step(unnamed, range(len(keys))) is None
+
+
 def test_a_data_set_without_any_such_row_is_refused(people):
     other = replace(people, subjects=["anna"] * len(people))
     with pytest.raises(InputError, match=r"scores subjects S9 S11.*subjects anna"):

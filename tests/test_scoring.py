@@ -199,6 +199,12 @@ def test_an_incomplete_data_set_is_not_passed_off_as_the_whole(template, world):
     assert CAMERAS[1] in line
 
 
+def test_thin_frames_are_not_passed_off_as_all(template, world):
+    assert not any(line.startswith("THINNED") for line in score("spin-1", template, world).lines())
+    line = next(line for line in score("h36m-1", template, world).lines() if "THINNED" in line)
+    assert "only every 5th frame of a video is scored; the protocol takes every frame" in line
+
+
 def test_the_record_is_plain(template, world):
     import json
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 """No space left, or none that this user may have (Windows knows no quota)."""
@@ -26,9 +27,9 @@ class NotFiniteError(InputError):
         return NotFiniteError, (str(self), self.rows)
 
 
-def listed(rows: list[int]) -> str:
-    """The first rows by number, for a message."""
-    return ", ".join(map(str, rows[:8])) + (" and more" if len(rows) > 8 else "")
+def listed(rows: Sequence[object], most: int = 8) -> str:
+    """The first rows by number, or other things by name, for a message."""
+    return ", ".join(map(str, rows[:most])) + (" and more" if len(rows) > most else "")
 
 
 def told(error: Exception) -> str | None:

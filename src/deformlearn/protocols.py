@@ -9,10 +9,13 @@ every fifth frame of HMR's and average over frames. All train on S1 S5 S6 S7 S8 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
-from deformlearn.data.h36m_metadata import ACTIONS, CAMERAS, parse_key
+from deformlearn.data.h36m_metadata import ACTIONS, CAMERAS, CORRUPT, TRIALS, parse_key
 from deformlearn.data.shards import People
 from deformlearn.errors import InputError
 from deformlearn.skeleton import SEGMENTS, joint_set
@@ -96,13 +99,39 @@ class Protocol:
         return chosen
 
     def absent(self, people: People) -> tuple[str, ...]:
-        """Subjects, actions and cameras of the protocol that the data set lacks."""
+        """What the protocol scores and the data set lacks: subjects, actions and cameras that are nowhere,
+        then videos of those that are there.
+        """
         wanted = (
             (self.subjects, people.subjects),
             (self.actions, people.actions),
             (self.cameras, people.cameras),
         )
-        return tuple(name for names, there in wanted for name in names if name not in set(there))
+        if not all(names for names, _ in wanted):
+            return ()
+        nowhere = [name for names, there in wanted for name in names if name not in set(there)]
+        parsed = [parse_key(key) for key in people.keys]
+        # Trials are told by keys alone; keys that tell none leave them unchecked.
+        trials = (self.trials or TRIALS) if all(parsed) else (0,)
+        there = {
+            (subject, action, camera, one[0] if one and all(parsed) else 0)
+            for subject, action, camera, one in zip(
+                people.subjects, people.actions, people.cameras, parsed, strict=True
+            )
+        }
+        known = ([name for name in names if name not in nowhere] for names, _ in wanted)
+        missing = [
+            f"{subject} {action}{f' {trial}' if trial else ''} {camera}"
+            for subject, action, camera, trial in product(*known, trials)
+            if (subject, action, camera, trial) not in there
+            and (subject, action, camera) != CORRUPT
+        ]
+        return (*nowhere, *missing)
+
+    def step(self, people: People, rows: Sequence[int]) -> int | None:
+        """Every how many frames of a video one of these rows comes (0: the first alone), if keys tell."""
+        parsed = [parse_key(people.keys[row]) for row in rows]
+        return math.gcd(*(one[1] for one in parsed if one)) if all(parsed) else None
 
     def selection(self) -> str:
         """Which rows, in words."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from deformlearn.body import BodyTemplate, skin
 from deformlearn.data.shards import People
 from deformlearn.data.truth import Truth
-from deformlearn.errors import InputError
+from deformlearn.errors import InputError, listed
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import (
     PROTOCOL_JOINTS,
@@ -52,7 +52,9 @@ class ProtocolScores:
     """The same and the number of people for each action."""
     people: int
     absent: tuple[str, ...]
-    """Subjects, actions and cameras the protocol wants and the data set lacks."""
+    """Subjects, actions, cameras and videos the protocol wants and the data set lacks."""
+    step: int | None
+    """Every how many frames one is scored (0: the first alone); None where keys do not tell."""
     canonical_mm: float
 
     @property
@@ -79,7 +81,11 @@ class ProtocolScores:
             f"{ZHOU_SUM_MM:.0f} mm",
         ]
         if self.absent:
-            said.append(f"INCOMPLETE, not comparable: the data lack {', '.join(self.absent)}")
+            said.append(f"INCOMPLETE, not comparable: the data lack {listed(self.absent, 24)}")
+        if self.step is not None and self.step != protocol.every:
+            scored = f"every {self.step}th frame" if self.step else "the first frame"
+            wanted = "every frame" if protocol.every == 1 else f"every {protocol.every}th"
+            said.append(f"THINNED: only {scored} of a video is scored; the protocol takes {wanted}")
         for name in protocol.measures:
             mark = "* " if name == protocol.headline else "  "
             number = (
@@ -140,6 +146,7 @@ def summary(
         by_action,
         len(rows),
         protocol.absent(people),
+        protocol.step(people, rows),
         canonical_mm(template),
     )
 

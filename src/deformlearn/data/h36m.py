@@ -22,6 +22,7 @@ from jaxtyping import Float
 from deformlearn.data.h36m_metadata import (
     ACTIONS,
     CAMERAS,
+    CORRUPT,
     LabCamera,
     Metadata,
     Take,
@@ -42,9 +43,6 @@ from deformlearn.errors import InputError
 TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")
 TEST_SUBJECTS = ("S9", "S11")
 """Whom the protocols train on and test on."""
-
-_CORRUPT = ("S11", "Directions", "54138969")
-"""Subject, file and camera of the one video whose pictures do not belong to its poses."""
 
 _APART_PX = 5.0
 """How far our projection may lie from the data set's own 2D positions."""
@@ -148,7 +146,7 @@ class Human36M(Source):
     def _runs(self, known: Metadata, take: Take, stem: str) -> Iterator[Entry | Rejected]:
         for camera in self.cameras:
             where = f"{take.subject}/{stem}.{camera}"
-            if (take.subject, stem, camera) == _CORRUPT:
+            if (take.subject, stem, camera) == CORRUPT:
                 yield Rejected(where, "left out: this video of the data set is corrupt")
                 continue
             if (take.subject, camera) not in known.cameras:

@@ -105,6 +105,13 @@ class Metadata:
         return {(take.subject, *_split_name(take.name)): take for take in self.takes}
 
 
+CORRUPT = ("S11", "Directions", "54138969")
+"""Subject, file and camera of the one video whose pictures do not belong to its poses: left out."""
+
+TRIALS = (1, 2)
+"""Every subject did every action twice."""
+
+
 def parse_key(key: str) -> tuple[int, int] | None:
     """Trial and frame of a row's key, as `Take.key` writes it; None for any other key."""
     found = re.fullmatch(r"S\d+_[A-Za-z]+_(\d+)\.\d+_(\d+)", key)
