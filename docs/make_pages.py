@@ -218,7 +218,8 @@ def presets_page() -> str:
     lines.append(
         "\n`tiny` is for tests, `laptop` (the default) for two CPU cores and ten minutes, `gpu` for one or "
         "more GPUs. The three `paper` presets hold the paper's numbers, as far as it states them "
-        "([reproduce](../reproduce.md)).\n"
+        "([reproduce](../reproduce.md)). What it leaves open is ours: augmentation, and the dropout of the "
+        "network's head.\n"
     )
     return "\n".join(lines)
 

@@ -115,6 +115,7 @@ def test_keypoints_outside_the_box_stay_in_the_crop(coco):
         ({"iscrowd": 1}, "marks a crowd"),
         ({"keypoints": [0] * 51}, "no key point is labelled"),
         ({"keypoints": [30, 20, 2] * 9 + [0] * 24}, "9 key points are labelled, 10 are needed"),
+        ({"keypoints": [30, 20, 2] * 17}, "its key points all lie in one place"),
         ({"keypoints": [30, 20, 2] * 16}, "has 48 numbers"),
         ({"keypoints": None}, "has no key points"),
         ({"keypoints": ["x"] * 51}, "a key point is not a number"),
@@ -153,7 +154,7 @@ def test_a_missing_or_unreadable_image_costs_its_people_only(coco, content):
 
 
 def test_fewer_keypoints_may_be_asked_for(coco):
-    coco.annotation["keypoints"] = [30, 20, 2] * 9 + [0] * 24
+    coco.annotation["keypoints"] = [30, 20, 2] * 8 + [31, 20, 2] + [0] * 24
     rows, _ = coco.read(min_keypoints=9)
     assert len(rows) == 1
 

@@ -21,7 +21,8 @@ def test_the_paper_preset_holds_the_paper_s_numbers():
     assert not fit.orient
     assert (net.backbone, net.size, net.batch, net.epochs) == ("resnet50", 224, 30, 30)
     assert (net.regress_weight, net.dense_weight, net.keypoint_weight) == (1, 10, 1)
-    assert net.learning_rate == 1e-4
+    assert (net.learning_rate, net.schedule, net.later_rate) == (1e-4, "constant", 1)
+    assert net.weight_decay == 0
     assert net.joint_weight == 0
     assert not net.auxiliary
     assert (gan.width, gan.batch, gan.learning_rate, gan.heuristic_weight) == (1024, 16, 2e-4, 1)
@@ -69,6 +70,8 @@ def test_a_preset_is_made_of_plain_numbers(preset):
         (config.RegistrationConfig, {"dense_weight": float("nan")}),
         (config.LifterConfig, {"learning_rate": -1.0}),
         (config.SyntheticConfig, {"train": -5}),
+        (config.RegressorConfig, {"batch": 1}),
+        (config.RegressorConfig, {"head_batch": 1}),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(kind, changes):

@@ -58,6 +58,8 @@ def test_flags_name_what_is_wrong(fitted):
         reprojection_px=torch.tensor([0.1, 0.1, 30.0]),
         converged=torch.tensor([True, True, False]),
     )
+    unseen = replace(quality, reprojection_px=torch.full((3,), torch.nan))
+    assert flags_of(unseen, fitted.crop)[0] == "nothing of it was seen"
     flags = flags_of(quality, fitted.crop)
     assert flags[0] == "ok"
     assert "left and right" in flags[1]

@@ -331,6 +331,12 @@ def test_the_step_size_rises_to_its_peak_and_falls_to_nearly_nothing():
     assert (rates[20:].diff() < 0).all()
 
 
+def test_the_step_size_of_the_paper_stays(template, data):
+    constant = replace(TINY, schedule="constant", learning_rate=3e-4, later_rate=0.5)
+    training = Training(network(template), data, template, constant, round_number=2)
+    assert [training._rate(step) for step in (0, 1, 5)] == [1.5e-4] * 3
+
+
 def test_what_cannot_be_learned_is_refused(template, data):
     net = network(template)
     with pytest.raises(ValueError, match=r"about template 'octahedra'.*about 'other'"):

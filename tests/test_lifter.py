@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conftest import plant
 from deformlearn import flat_poses, lifter
 from deformlearn.config import LifterConfig
 from deformlearn.errors import InputError, NotFiniteError
@@ -59,6 +60,21 @@ def test_hidden_key_points_count_for_nothing(template):
     second = flat_poses.normalise(spoiled, weights, H36M)
     torch.testing.assert_close(first.poses, second.poses)
     torch.testing.assert_close(first.size, second.size)
+
+
+def test_hidden_key_points_may_be_anything(template):
+    torch.manual_seed(0)
+    blind = lifter.Lifter("h36m17", 16, sees_hidden=True)
+    _, seen, _ = plant(template, 3, joints="coco17")
+    weights = seen.keypoint_weights.clone()
+    weights[:, 0] = 0  # the nose, of which the top of the head is made
+    lifted = []
+    for value in (0.0, torch.nan):
+        keypoints = seen.keypoints.clone()
+        keypoints[:, 0] = value
+        lifted.append(blind.lift(replace(seen, keypoints=keypoints, keypoint_weights=weights)))
+    assert torch.equal(lifted[0].depths, lifted[1].depths)
+    assert lifted[0].depth_weights.sum() > 0
 
 
 def test_the_network_is_kudo_s():

@@ -195,6 +195,41 @@ def test_progress_counts_people(template, planted):
     assert seen == [2, 4, 5]
 
 
+@pytest.mark.parametrize("solver", ["gauss-newton", "adam"])
+@pytest.mark.parametrize("placeholder", [float("nan"), 1e20])
+def test_what_stands_beside_a_weight_of_zero_does_not_matter(
+    template, planted, solver, placeholder
+):
+    _, observations, crop = planted(template, 4)
+    config = replace(EXACT, solver=solver, first_steps=5, steps=5)
+    names = {"points": "point_weights", "keypoints": "keypoint_weights", "depths": "depth_weights"}
+    found = []
+    for value in (0.0, placeholder):
+        hidden = {}
+        for name, weights in names.items():
+            hidden[name] = getattr(observations, name).clone()
+            hidden[weights] = getattr(observations, weights).clone()
+            hidden[name][:, 2], hidden[weights][:, 2] = value, 0
+        seen = replace(observations, **hidden)
+        fitted = register(template, seen, crop, config)
+        found.append((*fitted, quality_of(template, fitted[0], seen, crop, config)))
+    for one, other in zip(*found, strict=True):
+        for clean, dirty in zip(one.tensors(), other.tensors(), strict=True):
+            assert torch.equal(clean, dirty)
+
+
+def test_a_start_that_is_a_reflection_ends_as_a_rotation(template, planted):
+    truth, observations, crop = planted(template, 4)
+    flip = torch.tensor([1.0, 1.0, -1.0])[:, None]
+    camera = replace(truth.camera, matrix=truth.camera.rotation() * flip)
+    start = replace(truth, camera=camera)
+    found, quality = register(template, observations, crop, EXACT, start=start)
+    torch.testing.assert_close(torch.linalg.det(found.camera.matrix), torch.ones(4))
+    assert error_mm(template, found, truth).max() < 12
+    expected = register(template, observations, crop, EXACT, start=truth)[1]
+    torch.testing.assert_close(quality.loss, expected.loss, rtol=1e-3, atol=1e-4)
+
+
 def test_nobody_to_register_is_refused(template, planted):
     _, observations, crop = planted(template, 2)
     with pytest.raises(ValueError, match="nothing to register"):

@@ -217,12 +217,16 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read_or_begun(
 def test_more_processes_than_there_is_work_for_are_refused(people, template):
     split = load_split(people, "train", template, 32, 1)
     _enough_for_all(Team(0, 4), QUICK, split)
-    _enough_for_all(ALONE, replace(QUICK, regressor=replace(QUICK.regressor, batch=1)), split)
+    _enough_for_all(ALONE, replace(QUICK, regressor=replace(QUICK.regressor, batch=2)), split)
     for batch, most in ((8, 4), (99, 5)):
         config = replace(QUICK, regressor=replace(QUICK.regressor, batch=batch))
         message = f"6 processes are too many for 10 training people .*start at most {most}$"
         with pytest.raises(InputError, match=message):
             _enough_for_all(Team(0, 6), config, split)
+    one = replace(split.images, pixels=split.images.pixels[:1], rows=split.readable[:1])
+    alone = replace(split, images=one)
+    with pytest.raises(InputError, match=r"has one person .*a network needs at least 2"):
+        _enough_for_all(ALONE, QUICK, alone)
 
 
 class Told(Team):

@@ -8,6 +8,9 @@ from typing import Literal
 
 from deformlearn.errors import InputError
 
+_AT_LEAST_TWO = frozenset({("RegressorConfig", "batch"), ("RegressorConfig", "head_batch")})
+"""What batch normalisation looks at must be two images."""
+
 _AT_LEAST_ONE = frozenset(
     "rounds batch head_batch width size cells epochs steps refit_steps workers head_views".split()
 )
@@ -21,7 +24,8 @@ class _Checked:
             value = getattr(self, one.name)
             if not isinstance(value, (int, float)) or isinstance(value, bool):
                 continue
-            least = 1 if one.name in _AT_LEAST_ONE else 0
+            twice = (type(self).__name__, one.name) in _AT_LEAST_TWO
+            least = 2 if twice else int(one.name in _AT_LEAST_ONE)
             if not (math.isfinite(value) and value >= least):
                 raise InputError(
                     f"{type(self).__name__}: {one.name} must be a number of at least {least}, got {value}"
@@ -190,7 +194,9 @@ class RegressorConfig(_Checked):
     batch: int = 30
     """Images a step (paper: 30)."""
     learning_rate: float = 1e-4
-    """Largest Adam step size of the round's one-cycle schedule (paper: constant 1e-4)."""
+    """Largest Adam step size of a round (paper: 1e-4)."""
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    """The step size within a round: up, then down to nearly nothing; or the same (paper: constant)."""
     later_rate: float = 0.5
     """Factor on the step size from one round to the next (paper: 1)."""
     regress_weight: float = 1.0
@@ -276,7 +282,9 @@ PAPER = RunConfig(
     rounds=4,
     registration=PAPER_REGISTRATION,
     lifter=LifterConfig(batch=16, average=0.0, mirror=False, elevation=0.0, steps=200000),
-    regressor=RegressorConfig(joint_weight=0.0, auxiliary=False, later_rate=1.0),
+    regressor=RegressorConfig(
+        joint_weight=0.0, auxiliary=False, later_rate=1.0, weight_decay=0.0, schedule="constant"
+    ),
 )
 
 _LAPTOP_REGRESSOR = RegressorConfig(

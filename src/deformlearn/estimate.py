@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,7 @@ from deformlearn.body import (
     bone_transforms,
     skin,
 )
-from deformlearn.camera import FACING_CAMERA, Camera
+from deformlearn.camera import FACING_CAMERA, Camera, gram_schmidt
 from deformlearn.skeleton import JointSet, joint_set
 from deformlearn.tensors import TensorData, fixed
 
@@ -95,6 +95,14 @@ def camera_joints(
 def camera_vertices(template: BodyTemplate, estimate: Estimate) -> Tensor:
     """The whole mesh in camera axes (metres), about the template's origin."""
     return skin(template, estimate.body) @ estimate.camera.rotation().mT
+
+
+def right_handed(estimate: Estimate) -> Estimate:
+    """The same estimate with its nine numbers orthonormal, and never a reflection."""
+    rows = gram_schmidt(estimate.camera.matrix)
+    third = torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])
+    matrix = torch.stack([rows[..., 0, :], rows[..., 1, :], third], -2)
+    return replace(estimate, camera=replace(estimate.camera, matrix=matrix))
 
 
 def mirrored(template: BodyTemplate, estimate: Estimate) -> Estimate:

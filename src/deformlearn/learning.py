@@ -126,6 +126,8 @@ class Training:
 
     def _rate(self, step: int) -> float:
         peak = self.config.learning_rate * self.config.later_rate ** (self.round_number - 1)
+        if self.config.schedule == "constant":
+            return peak
         done = (self.epoch * self.steps + step) / (self.config.epochs * self.steps)
         return peak * one_cycle(done)
 

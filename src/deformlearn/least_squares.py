@@ -17,7 +17,7 @@ from deformlearn.body import BodyParameters, BodyPoints, BodyTemplate
 from deformlearn.camera import Camera
 from deformlearn.compiling import constant
 from deformlearn.energy import Weights
-from deformlearn.estimate import Estimate
+from deformlearn.estimate import Estimate, right_handed
 from deformlearn.losses import SCALE_GAUGE
 from deformlearn.observations import Observations
 from deformlearn.skeleton import forward_kinematics, rotation_from_axis_angle, tree_of
@@ -36,12 +36,12 @@ class Theta(TensorData):
 
     @staticmethod
     def of(estimate: Estimate) -> Theta:
-        """Theta of an estimate."""
-        body, camera = estimate.body, estimate.camera
+        """Theta of an estimate; of one whose nine numbers are a reflection, the nearest rotation's."""
+        body, camera = estimate.body, right_handed(estimate).camera
         return Theta(
             body.scales.log(),
             body.pose,
-            camera.rotation(),
+            camera.matrix,
             camera.translation,
             camera.scale.log(),
         )

@@ -89,6 +89,7 @@ class Lifter(nn.Module):
         Key points of another joint set are converted by place. A person whose root is not seen, or
         with hidden key points that this lifter was not trained to miss, gets no depth.
         """
+        seen = seen.seen_alone()
         own, theirs = joint_set(self.joints), seen.joint_set
         keypoints, weights = seen.keypoints, seen.keypoint_weights
         if own.name != theirs.name:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -46,10 +46,15 @@ class Observations(TensorData):
     def joint_set(self) -> JointSet:
         return joint_set(self.joints)
 
+    def seen_alone(self) -> Observations:
+        """The same with zeros beside weights of zero: not even a NaN that stands there may matter."""
+        points = torch.where(self.point_weights[..., None] > 0, self.points, 0.0)
+        keypoints = torch.where(self.keypoint_weights[..., None] > 0, self.keypoints, 0.0)
+        depths = torch.where(self.depth_weights > 0, self.depths, 0.0)
+        return replace(self, points=points, keypoints=keypoints, depths=depths)
+
     def with_depths(self, depths: Tensor, weights: Tensor) -> Observations:
         """The same observations with depths of the key points, from the lifter or from truth."""
-        from dataclasses import replace
-
         return replace(self, depths=depths, depth_weights=weights)
 
 

@@ -7,8 +7,6 @@ or a rigid alignment of the torso's lifted joints, already tells which way a per
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from deformlearn.body import BodyPoints, BodyTemplate
 from deformlearn.camera import Camera
@@ -107,11 +105,3 @@ def _from_lifted(start: Estimate, seen: Observations, landmarks: BodyPoints) -> 
     scale = scale.clamp(0.2, 3.0)
     shift = lifted_mean[:, 0, :2] - scale[:, None] * (matrix @ body_mean.mT)[:, :2, 0]
     return Estimate(start.body, Camera(matrix, shift, scale))
-
-
-def depth_reversed(estimate: Estimate) -> Estimate:
-    """The other reading of a flat trunk: the same picture with the turn into depth reversed."""
-    flip: Float[Tensor, "3"] = estimate.camera.matrix.new_tensor([1.0, 1.0, -1.0])
-    camera = estimate.camera
-    turned = camera.matrix * flip[:, None] * flip
-    return Estimate(estimate.body, Camera(turned, camera.translation, camera.scale))

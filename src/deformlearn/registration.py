@@ -55,7 +55,7 @@ def register(
         raise ValueError("nothing to register: the observations hold no one")
     keep_freed_memory()
     # Medians need a column, if only of padding.
-    observations = _with_columns(observations, max(observations.points.shape[1], 1))
+    observations = _with_columns(observations.seen_alone(), max(observations.points.shape[1], 1))
     device = observations.points.device
     size = at_once(config, device)
     config = decided(config, people, device)
@@ -129,7 +129,7 @@ def quality_of(
     config: RegistrationConfig,
 ) -> Quality:
     """How well estimates from anywhere explain the observations, under the second phase's weights."""
-    observations = _with_columns(observations, max(observations.points.shape[1], 1))
+    observations = _with_columns(observations.seen_alone(), max(observations.points.shape[1], 1))
     with torch.no_grad():
         evidence = Evidence.of(template, observations)
         loss = energy(template, estimate, evidence, Weights.of(config, observations.points.device))

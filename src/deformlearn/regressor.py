@@ -28,11 +28,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from deformlearn.allocation import keep_freed_memory
 from deformlearn.backbone import Backbone, folded
 from deformlearn.body import BodyParameters, BodyTemplate
-from deformlearn.camera import FACING_CAMERA, Camera, gram_schmidt
+from deformlearn.camera import FACING_CAMERA, Camera
 from deformlearn.config import RegressorConfig
 from deformlearn.data.augment import pixel_centres
 from deformlearn.errors import InputError
-from deformlearn.estimate import Estimate
+from deformlearn.estimate import Estimate, right_handed
 from deformlearn.files import write_atomically
 from deformlearn.memory import Portion
 from deformlearn.prefetch import ahead, sent
@@ -364,11 +364,3 @@ def load_network(path: Path) -> Regressor:
     except RuntimeError as error:
         raise InputError(f"{wanted} (its weights do not fit {info.backbone})") from error
     return network.to(memory_format=torch.channels_last).eval()
-
-
-def right_handed(estimate: Estimate) -> Estimate:
-    """The same estimate with its nine numbers orthonormal, and never a reflection."""
-    rows = gram_schmidt(estimate.camera.matrix)
-    third = torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])
-    matrix = torch.stack([rows[..., 0, :], rows[..., 1, :], third], -2)
-    return replace(estimate, camera=replace(estimate.camera, matrix=matrix))

@@ -151,6 +151,11 @@ def _same_shards(shop: Workshop) -> None:
 def _enough_for_all(team: Team, config: RunConfig, train: Split) -> None:
     """Refuse more processes than there is work for: a step needs two images of each."""
     people = len(train.readable)
+    if people < 2:
+        raise InputError(
+            "the training split has one person whose image can be read; a network needs at least 2 "
+            "(`deformlearn register` fits single people)"
+        )
     most = max(1, min(people, config.regressor.batch) // 2)
     if team.size > most:
         raise InputError(

@@ -77,6 +77,8 @@ class CocoKeypoints(Source):
             )
         path, size = image_of(label, self.images)
         require_inside(keypoints[labelled], size)
+        if not np.ptp(keypoints[labelled], axis=0).any():
+            raise InputError("its key points all lie in one place")
         box, notes = person_box(label, keypoints[labelled], size)
         return [Person(label.key, path, box, keypoints, weights, notes=notes)]
 

@@ -111,6 +111,7 @@ def flags_of(quality: Quality, crop: Crop) -> list[str]:
     """What is wrong with each fit, in words; "ok" where nothing is."""
     reasons = (
         (quality.facing < 0.5, "seen from inside: left and right may be swapped"),
+        (quality.reprojection_px.isnan(), "nothing of it was seen"),
         (quality.reprojection_px > 0.05 * crop.half, "far from its observations"),
         (~quality.converged, "not converged"),
     )

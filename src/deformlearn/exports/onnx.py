@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from deformlearn.body import BodyTemplate, skin
 from deformlearn.data.estimates import CONVENTIONS
 from deformlearn.errors import InputError
+from deformlearn.estimate import right_handed
 from deformlearn.exports.axes import AXES, UPRIGHT, Axes
 from deformlearn.files import write_atomically
 from deformlearn.predict import require_template
-from deformlearn.regressor import Regressor, right_handed
+from deformlearn.regressor import Regressor
 from deformlearn.skeleton import SEGMENTS
 
 OPSET = 20
