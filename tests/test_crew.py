@@ -155,3 +155,12 @@ def test_the_workers_end_with_the_crew():
             return
         time.sleep(0.05)
     raise AssertionError("a worker is still there")
+
+
+def test_no_python_file_of_the_current_folder_is_run(tmp_path, monkeypatch):
+    (tmp_path / "pickle.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with crew(2) as submit:
+        assert submit(process_id).result() != os.getpid()
+    assert not (tmp_path / "run").exists()
+    assert "PYTHONSAFEPATH" not in os.environ

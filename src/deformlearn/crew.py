@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import threading
 import traceback
@@ -96,7 +97,8 @@ def _hire(hired: list[_Worker]) -> None:
     try:
         pipe, other = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(other,), daemon=True)
-        process.start()
+        with _nothing_from_here():
+            process.start()
     except (OSError, AssertionError) as error:
         # No files or processes are left, or this process may not have any.
         _mine.failure = error
@@ -110,6 +112,27 @@ def _hire(hired: list[_Worker]) -> None:
             pipe.recv()
     else:
         pipe.close()
+
+
+_environment = threading.Lock()
+
+
+@contextlib.contextmanager
+def _nothing_from_here() -> Iterator[None]:
+    """A Python that is started inside takes no module from the folder it is started in.
+
+    It would look there first, before it hears where we found ours. That folder may be a data set's, and
+    its `pickle.py` would be run.
+    """
+    with _environment:
+        before = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONSAFEPATH"]
+            if before is not None:
+                os.environ["PYTHONSAFEPATH"] = before
 
 
 def _serve(pipe: Connection) -> None:
