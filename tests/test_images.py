@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -305,6 +307,19 @@ def test_people_whose_shard_has_gone_are_listed(tmp_path):
     assert [one.key for one in found.unreadable] == ["p0", "p1"]
     assert "its shard has gone" in found.unreadable[0].reason
     assert found.pixels.unique().tolist() == [3]
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_a_row_without_an_image_and_without_a_path_is_listed(tmp_path, nothing):
+    people = write(tmp_path, [row("p0", encoded(plain(3))), row("p1", None)])
+    (path,) = tmp_path.glob("observations/*")
+    table = pq.read_table(path)
+    place = table.column_names.index("image_path")
+    pq.write_table(table.set_column(place, "image_path", pa.array(["", nothing])), path)
+    found = load_images(tmp_path, "train", people, 8)
+    assert [(one.key, one.reason) for one in found.unreadable] == [
+        ("p1", "it has no image and no image_path")
+    ]
 
 
 def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):

@@ -126,13 +126,12 @@ class _Source:
             row_of.setdefault(key, row)
         missing = set(range(len(self.people)))
 
-        def decode(stored: tuple[str, bytes | None, str]) -> Tensor | str:
+        def decode(stored: tuple[str, bytes | None, str | None]) -> Tensor | str:
             key, image, path = stored
             row = row_of[key]
             try:
-                if image is not None:
-                    return decode_image(image, self.size)
-                return decode_image(self.folder / path, self.size, self.people.crop[row])
+                crop = None if image is not None else self.people.crop[row]
+                return decode_image(stored_image(self.folder, image, path), self.size, crop)
             except InputError as error:
                 return str(error)
 
@@ -253,6 +252,13 @@ def decode_image(
     Anything wrong with the file or the square is an InputError with the reason.
     """
     return to_pixels(open_image(source), size, crop)
+
+
+def stored_image(folder: AnyPath, image: bytes | None, path: str | None) -> bytes | AnyPath:
+    """Where the pixels of a row are: its own encoded crop, or an image beside the data set."""
+    if image is None and not path:
+        raise InputError("it has no image and no image_path")
+    return folder / str(path) if image is None else image
 
 
 def open_image(source: bytes | AnyPath, *, upright: bool = False) -> Image.Image:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
-from deformlearn.data.soundness import Rejected, problems
+from deformlearn.data.soundness import Rejected, described, problems
 from deformlearn.data.tables import (
     column,
     facts,
@@ -184,7 +184,7 @@ def read_info(folder: AnyPath) -> DatasetInfo:
             f"Make one with `deformlearn synth` or see docs/data_format.md"
         )
     try:
-        values = json.loads(content)
+        values = described(json.loads(content))
         info = DatasetInfo(**{**values, "landmarks": tuple(values.get("landmarks", ()))})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not a data set description: {error}") from error
