@@ -208,3 +208,10 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys):
     code, _, errors = call("predict")
     assert code == 2
     assert "Traceback" not in errors
+
+
+def test_no_process_that_a_command_starts_takes_modules_from_the_current_folder(monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # is put back afterwards
+    monkeypatch.setattr(sys, "argv", ["deformlearn", "--version"])
+    main()
+    assert os.environ["PYTHONSAFEPATH"] == "1"

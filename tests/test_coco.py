@@ -144,13 +144,24 @@ def test_an_annotation_that_is_no_object_is_left_out(coco):
     assert coco.reason() == "is not an annotation"
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not an image"])
+NO_PILLOW_ERROR = b"DDS " + bytes([124]) + bytes(123)
+"""Pillow says NotImplementedError of it."""
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an image", NO_PILLOW_ERROR])
 def test_a_missing_or_unreadable_image_costs_its_people_only(coco, content):
     path = coco.images / "one.png"
     path.unlink()
     if content is not None:
         path.write_bytes(content)
     assert coco.reason().endswith("is missing" if content is None else "cannot be read")
+
+
+def test_an_image_of_sixteen_bits_costs_its_people_only(coco):
+    with Image.open(coco.images / "one.png") as image:
+        size = image.size
+    Image.new("I;16", size).save(coco.images / "one.png")
+    assert coco.reason().endswith("has 16 or 32-bit pixels; save it with 8 bits a channel")
 
 
 def test_fewer_keypoints_may_be_asked_for(coco):

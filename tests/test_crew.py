@@ -189,3 +189,12 @@ def test_workers_that_are_interrupted_while_they_import_say_nothing(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     said, complaints = process.communicate(timeout=60)
     assert (said, complaints, process.returncode) == ("stopped\n", "", 0)
+
+
+def test_no_python_file_of_the_current_folder_is_run(tmp_path, monkeypatch):
+    (tmp_path / "pickle.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with crew(2) as submit:
+        assert submit(process_id).result() != os.getpid()
+    assert not (tmp_path / "run").exists()
+    assert "PYTHONSAFEPATH" not in os.environ

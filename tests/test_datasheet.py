@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -84,6 +86,22 @@ def test_a_row_that_cannot_be_shown_says_why(data, template):
     page = write_datasheet(folder, template).read_text()
     assert "point_face must be a face of the template" in page
     assert "nowhere.png does not exist" in page
+
+
+def test_rows_with_nulls_say_why(data, template):
+    folder, row = data
+    path = write_rows(folder, "train", 0, [row, replace(row, key="gone")])
+    table = pq.read_table(path)
+    for name, values in (
+        ("point_weight", [[None] * 6, [1] * 6]),
+        ("image_path", ["grey.png", None]),
+    ):
+        column = pa.array(values, table.schema.field(name).type)
+        table = table.set_column(table.column_names.index(name), name, column)
+    pq.write_table(table, path)
+    page = write_datasheet(folder, template).read_text()
+    assert "point_weight holds a null" in page
+    assert "it has no image and no image_path" in page
 
 
 def test_at_most_24_people_of_all_splits_are_drawn_the_same_each_time(data, template):

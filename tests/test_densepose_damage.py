@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from deformlearn import torchfiles
 from deformlearn.data.densepose_labels import read_challenge
 from deformlearn.data.json_stream import read_places
 from deformlearn.data.predictions import open_predictions
 from deformlearn.data.soundness import Rejected
 from deformlearn.errors import InputError
+from deformlearn.torchfiles import load_torch
 from densepose_files import (
     DUMPS,
     SIZE,
@@ -246,6 +248,34 @@ def test_an_attack_in_a_dump_is_refused_and_not_run(name, tmp_path):
         with pytest.raises(InputError):
             open_predictions(tmp_path / file)
     assert not canary.exists()
+
+
+def asked_for(content: bytes, times: int) -> bytes:
+    """A pickle that has torch load the same bytes again and again."""
+    held = pickle.dumps(content, 3)[2:-1]  # the bytes, put down in the memo first
+    load = b"ctorch.storage\n_load_from_bytes\nq\x01"
+    return b"\x80\x03" + held + load + b"00" + b"h\x01h\x00\x85R0" * times + b"N."
+
+
+def older(value: bytes) -> bytes:
+    """torch's older file of a pickled value."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    return b"".join(pickle.dumps(one, 2) for one in head) + value + pickle.dumps([], 2)
+
+
+def test_files_of_torch_inside_one_another_are_refused(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(asked_for(older(asked_for(older(b"N."), 1)), 1))
+    with pytest.raises(InputError, match=r"asks to import torch\.storage\._load_from_bytes"):
+        load_torch(tmp_path / "a.pkl", {}, "a dump")
+
+
+def test_a_file_of_torch_inside_another_is_read_once(tmp_path, monkeypatch):
+    read = []
+    whole = torchfiles._load_older
+    monkeypatch.setattr(torchfiles, "_load_older", lambda *_: [read.append(1), whole(*_)][1])
+    (tmp_path / "a.pkl").write_bytes(asked_for(older(b"N."), 100))
+    load_torch(tmp_path / "a.pkl", {}, "a dump")
+    assert len(read) == 1
 
 
 @pytest.fixture(scope="module")

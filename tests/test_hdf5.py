@@ -49,3 +49,10 @@ def test_foreign_truncated_and_missing_files_are_refused(path, tmp_path):
             read_arrays(path, ["valid"])
     with pytest.raises(InputError, match="there is no"):
         read_arrays(tmp_path / "none.mat", ["valid"])
+
+
+def test_no_python_file_beside_the_data_is_run(path, tmp_path, monkeypatch):
+    (tmp_path / "h5py.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert read_arrays(path, ["valid"])["valid"].tolist() == [1, 0]
+    assert not (tmp_path / "run").exists()

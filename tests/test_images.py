@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deformlearn.camera import Crop
 from deformlearn.data import images
@@ -148,6 +150,42 @@ def test_only_upright_images_obey_the_orientation_tag():
     assert open_image(turned, upright=True).size == (20, 30)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_orientation_is_turned_as_pillow_turns_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for form in ("PNG", "TIFF"):
+        turned = encoded(pixels, form, exif=exif)
+        with Image.open(io.BytesIO(turned)) as image:
+            expected = np.array(ImageOps.exif_transpose(image))
+        np.testing.assert_array_equal(open_image(turned, upright=True), expected)
+
+
+def test_a_photograph_is_turned_although_another_tag_is_damaged():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    sound = encoded(plain(9, 30, 20), "JPEG", exif=exif)
+    damaged = sound.replace(b"\x01\x0f\x00\x02", b"\x01\x01\x00\x02")  # the height is a word
+    assert damaged != sound
+    assert open_image(damaged, upright=True).size == (20, 30)
+
+
+@pytest.mark.parametrize("pixels", [np.uint16([[0, 65535]]), np.int32([[9]]), np.float32([[0.5]])])
+def test_pixels_that_eight_bits_cannot_hold_are_refused(pixels):
+    with pytest.raises(InputError, match="pixels; save it with 8 bits a channel"):
+        open_image(encoded(pixels, "TIFF"))
+
+
+NO_PILLOW_ERROR = b"DDS " + bytes([124]) + bytes(123)
+"""Pillow says NotImplementedError of it."""
+
+
+def test_whatever_pillow_says_of_a_damaged_file_is_an_input_error():
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_image(NO_PILLOW_ERROR)
+
+
 def test_a_bomb_is_an_input_error(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match="cannot be decoded"):
@@ -269,6 +307,19 @@ def test_people_whose_shard_has_gone_are_listed(tmp_path):
     assert [one.key for one in found.unreadable] == ["p0", "p1"]
     assert "its shard has gone" in found.unreadable[0].reason
     assert found.pixels.unique().tolist() == [3]
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_a_row_without_an_image_and_without_a_path_is_listed(tmp_path, nothing):
+    people = write(tmp_path, [row("p0", encoded(plain(3))), row("p1", None)])
+    (path,) = tmp_path.glob("observations/*")
+    table = pq.read_table(path)
+    place = table.column_names.index("image_path")
+    pq.write_table(table.set_column(place, "image_path", pa.array(["", nothing])), path)
+    found = load_images(tmp_path, "train", people, 8)
+    assert [(one.key, one.reason) for one in found.unreadable] == [
+        ("p1", "it has no image and no image_path")
+    ]
 
 
 def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):

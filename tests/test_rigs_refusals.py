@@ -147,6 +147,8 @@ DAMAGE = {
     "NaN bone": (changed("nodes/1/translation", [float("nan")] * 3), "are NaN or infinite"),
     "on the net": (changed("buffers/0/uri", "https://example.org/a.bin"), "nothing is downloaded"),
     "not there": (changed("buffers/0/uri", "away.bin"), r"needs .*away\.bin, which cannot be read"),
+    "anywhere": (changed("buffers/0/uri", "/dev/zero"), "only files beside it are read"),
+    "anywhere, written otherwise": (changed("buffers/0/uri", "%2Fdev%2Fzero"), "files beside it"),
     "no base64": (changed("buffers/0/uri", "data:;base64,%%%"), "is no base64"),
     "short buffer": (
         changed("buffers/0/uri", "data:;base64," + base64.b64encode(b"0" * 99).decode()),
@@ -165,6 +167,25 @@ def test_damage_is_refused_in_one_line(template, tmp_path, case):
     change(document)
     path.write_text(json.dumps(document))
     refused(path, message)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without an end")
+def test_a_buffer_without_an_end_is_refused(template, tmp_path):
+    path = write_gltf(rig_of(template), tmp_path / "body.gltf", external=True)
+    (tmp_path / "its data.bin").unlink()
+    (tmp_path / "its data.bin").symlink_to("/dev/zero")
+    refused(path, "its data.bin, which it keeps its data in, is no file")
+
+
+def test_of_a_buffer_no_more_is_read_than_it_says(template, tmp_path):
+    path = write_gltf(rig_of(template), tmp_path / "body.gltf", external=True)
+    with open(tmp_path / "its data.bin", "r+b") as file:
+        file.truncate(1 << 33)  # holes, which take no place
+    templates.load(path)
+    document = json.loads(path.read_text())
+    document["buffers"][0]["byteLength"] = 1 << 33
+    path.write_text(json.dumps(document))
+    refused(path, "buffer 0 claims 8589934592 bytes")
 
 
 def test_a_face_of_a_vertex_that_is_not_there_is_refused(template, tmp_path):

@@ -156,6 +156,25 @@ def test_a_bad_row_is_left_out_with_its_reason_and_the_good_go_on(folder, templa
     assert "train-00000.parquet row 1" in people.rejected[0].where
 
 
+def with_values(path, name, values):
+    """The shard, with other values in a column."""
+    table = pq.read_table(path)
+    place = table.column_names.index(name)
+    column = pa.array(values, table.schema.field(name).type)
+    pq.write_table(table.set_column(place, name, column), path)
+
+
+@pytest.mark.parametrize("name", ["point_face", "point_x", "point_weight", "keypoint_x"])
+def test_a_null_among_the_numbers_of_a_row_costs_that_row_alone(folder, template, name):
+    path = shards.write_rows(folder, "train", 0, [a_row("good"), a_row("bad"), a_row("also")])
+    values = pq.read_table(path)[name].to_pylist()
+    values[1][2] = None
+    with_values(path, name, values)
+    people = shards.read_people(folder, "train", template)
+    assert people.keys == ["good", "also"]
+    assert [one.reason for one in people.rejected] == [f"{name} holds a null"]
+
+
 def test_a_key_that_stands_twice_counts_once(folder, template):
     shards.write_rows(folder, "train", 0, [a_row("a"), a_row("a")])
     people = shards.read_people(folder, "train", template)
@@ -300,6 +319,11 @@ def test_refusals_say_what_was_wanted(folder, template, tmp_path):
         ({"format": 99}, "format 99"),
         ({"joints": "what"}, "unknown joint set"),
         ({"extra": 1}, "not a data set description"),
+        ({"joints": []}, r"not a data set description: joints must be text, not \[\]"),
+        ({"template": None}, "template must be text, not None"),
+        ({"landmarks": "head"}, "landmarks must be a list of names"),
+        ({"landmarks": [1]}, "landmarks must be a list of names"),
+        ({"format": "1"}, "format must be a whole number, not '1'"),
     ],
 )
 def test_a_strange_description_is_refused(folder, change, message):

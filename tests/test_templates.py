@@ -80,6 +80,60 @@ def test_a_file_whose_numbers_changed_is_refused(template, tmp_path):
         templates.read(path)
 
 
+def rewritten(path, *, about=(), tensors=()):
+    """The file with other words and numbers in some places, and the checksum it had."""
+    with safetensors.safe_open(path, "pt") as file:
+        words, numbers = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    path.write_bytes(safetensors.torch.save(numbers | dict(tensors), words | dict(about)))
+
+
+@pytest.mark.parametrize(
+    "about", [("parents", "[9, 9]"), ("landmark_names", "[]"), ("name", "other")]
+)
+def test_a_file_whose_words_changed_is_refused(template, tmp_path, about):
+    path = tmp_path / "mine.safetensors"
+    templates.save(template, path)
+    rewritten(path, about=[about])
+    with pytest.raises(InputError, match="is damaged"):
+        templates.read(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["mirror", "limits", "limit_axes", "landmarks_rest", "landmarks_weights"]
+)
+@pytest.mark.parametrize("change", ["number", "shape"])
+def test_a_file_that_changed_where_no_fingerprint_looks_is_refused(
+    template, tmp_path, name, change
+):
+    path = tmp_path / "mine.safetensors"
+    templates.save(template, path)
+    landmarks = {
+        f"landmarks_{key}": getattr(template.landmarks, key) for key in ("rest", "weights")
+    }
+    values = landmarks.get(name, getattr(template, name, None)).clone()
+    if change == "number":
+        values.view(-1)[0] = 7  # also where there is no limit
+    rewritten(path, tensors=[(name, values if change == "number" else values.flatten()[:5])])
+    with pytest.raises(InputError, match="is damaged"):
+        templates.read(path)
+
+
+def test_a_file_of_before_there_was_a_checksum_is_read(template, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    templates.save(template, path)
+    rewritten(path, about=[("checksum", "")])
+    assert_same(templates.read(path), template)
+
+
+@pytest.mark.parametrize("about", [("parents", "5"), ("parents", "null"), ("landmark_names", "7")])
+def test_a_file_whose_words_are_of_another_kind_is_refused(template, tmp_path, about):
+    path = tmp_path / "mine.safetensors"
+    templates.save(template, path)
+    rewritten(path, about=[about, ("checksum", "")])
+    with pytest.raises(InputError, match="is not a whole template file"):
+        templates.read(path)
+
+
 def test_foreign_and_old_files_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     path.write_bytes(safetensors.torch.save({"x": torch.zeros(3)}))

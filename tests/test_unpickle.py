@@ -120,6 +120,17 @@ def test_an_npz_with_objects_is_read(tmp_path):
     np.testing.assert_array_equal(back["two"]["a"], [1, 1])
 
 
+def test_an_npz_that_unfolds_to_more_than_the_memory_is_refused(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("v_template.npy", "w", force_zip64=True) as member,
+    ):
+        for _ in range(1025):
+            member.write(bytes(1 << 20))
+    with pytest.raises(InputError, match="unfolds to 1074790400 bytes, more than"):
+        load_npz(tmp_path / "a.npz")
+
+
 # What hostile files hold
 
 
@@ -129,6 +140,19 @@ def canary(tmp_path):
     path = tmp_path / "canary"
     yield path
     assert not path.exists()
+
+
+def test_a_bytearray_takes_no_memory_before_it_is_there():
+    import tracemalloc
+
+    content = b"\x80\x05\x96" + (200 << 20).to_bytes(8, "little") + b"."
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError):
+            load_pickle(content)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_there_are_fifty_attacks_and_they_are_real(tmp_path):

@@ -47,6 +47,10 @@ complete -o default -F _deformlearn deformlearn
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input is one line on stderr and exit code 2."""
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        # Whatever Python this command starts (torch does too) takes no module from the current folder,
+        # which may be a data set's.
+        os.environ["PYTHONSAFEPATH"] = "1"
     try:
         _run(words)
     except InputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.resource_tracker
+import os
 import pickle
 import signal
 import threading
@@ -98,7 +99,7 @@ def _hire(hired: list[_Worker]) -> None:
     try:
         pipe, other = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(other,), daemon=True)
-        with _interrupts_held():
+        with _nothing_from_here(), _interrupts_held():
             process.start()
     except (OSError, AssertionError) as error:
         # No files or processes are left, or this process may not have any.
@@ -130,6 +131,27 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_environment = threading.Lock()
+
+
+@contextlib.contextmanager
+def _nothing_from_here() -> Iterator[None]:
+    """A Python that is started inside takes no module from the folder it is started in.
+
+    It would look there first, before it hears where we found ours. That folder may be a data set's, and
+    its `pickle.py` would be run.
+    """
+    with _environment:
+        before = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONSAFEPATH"]
+            if before is not None:
+                os.environ["PYTHONSAFEPATH"] = before
 
 
 def _serve(pipe: Connection) -> None:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from deformlearn.anatomy import segment_colours, views
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
-from deformlearn.data.images import open_image, to_pixels
+from deformlearn.data.images import open_image, stored_image, to_pixels
 from deformlearn.data.shards import (
     OBSERVATION_SCHEMA,
     DatasetInfo,
@@ -129,8 +129,8 @@ def _chosen(data: Path, counts: dict[str, int], wanted: int, seed: int) -> list[
 
 def _sheet(data: Path, info: DatasetInfo, template: BodyTemplate, split: str, row: dict) -> Sheet:
     joints = joint_set(info.joints)
-    points = sum(weight > 0 for weight in row["point_weight"] or ())
-    keypoints = sum(weight > 0 for weight in row["keypoint_weight"] or ())
+    points = sum((weight or 0) > 0 for weight in row["point_weight"] or ())
+    keypoints = sum((weight or 0) > 0 for weight in row["keypoint_weight"] or ())
     caption = f"{split} · {points} points · {keypoints} of {len(joints)} key points"
     blank = np.full((_SIDE, _SIDE, 3), 60, np.uint8)
     reason = _unusable(row, info, template)
@@ -162,12 +162,13 @@ def _unusable(row: dict, info: DatasetInfo, template: BodyTemplate) -> str | Non
 def _photo(data: Path, row: dict) -> tuple[np.ndarray, np.ndarray, float]:
     """What is shown of the photo, where its corner is, and its zoom (both from source px)."""
     centre, half = np.array([row["crop_x"], row["crop_y"]]), row["crop_half"]
+    stored = open_image(stored_image(data, row["image"], row["image_path"]))
     if row["image"] is not None:
-        pixels = to_pixels(open_image(row["image"]), _SIDE)
+        pixels = to_pixels(stored, _SIDE)
     else:
         half = half * _AROUND
         crop = Crop(torch.tensor(centre, dtype=torch.float32), torch.tensor(float(half)))
-        pixels = to_pixels(open_image(data / row["image_path"]), _SIDE, crop)
+        pixels = to_pixels(stored, _SIDE, crop)
     return pixels.permute(1, 2, 0).numpy(), centre - half, _SIDE / (2 * half)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from deformlearn.data.estimates import iterate_estimates
-from deformlearn.data.images import decode_image
+from deformlearn.data.images import decode_image, stored_image
 from deformlearn.data.shards import OBSERVATION_SCHEMA, People, info_for, people_in, shards
 from deformlearn.data.tables import read_batches, typed
 from deformlearn.errors import InputError
@@ -123,7 +123,7 @@ def _photos(
                 key, crop = people.keys[row], None if image is not None else people.crop[row]
                 labels[key] = people.take([row])
                 try:
-                    place = source.data / (path or "") if image is None else image
+                    place = stored_image(source.data, image, path)
                     photos[key] = decode_image(place, PANEL, crop).permute(1, 2, 0).numpy()
                 except InputError as error:
                     bad.append(f"{key}: {error}")

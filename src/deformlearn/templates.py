@@ -6,13 +6,16 @@ cache; from then on it loads without importing anny. Nothing is ever downloaded.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
 from deformlearn.anny_body import anny_version, build_anny
 from deformlearn.body import BodyPoints, BodyTemplate
@@ -119,14 +122,14 @@ def save(template: BodyTemplate, path: Path) -> None:
         "parents": json.dumps(template.parents),
         "fingerprint": template.fingerprint,
     }
-    content = safetensors.torch.save(
-        {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, about
-    )
-    write_atomically(Path(path), content)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    about["checksum"] = _checksum(tensors, about)
+    write_atomically(Path(path), safetensors.torch.save(tensors, about))
 
 
 def read(path: Path) -> BodyTemplate:
     """The template in a file written by `save`; any other or damaged file is an InputError."""
+    damaged = InputError(f"{path} is damaged: its content is not what was saved; write it again")
     try:
         with safetensors.safe_open(path, "pt") as file:
             about = file.metadata() or {}
@@ -136,6 +139,9 @@ def read(path: Path) -> BodyTemplate:
                 f"{path} is not a template of format {FORMAT} "
                 f"(it says {about.get('format')!r}); write it again with templates.save"
             )
+        # The first files of this format have none.
+        if about.get("checksum", "") not in ("", _checksum(tensors, about)):
+            raise damaged
         template = BodyTemplate(
             name=about["name"],
             landmarks=BodyPoints(tensors["landmarks_rest"], tensors["landmarks_weights"]),
@@ -144,13 +150,25 @@ def read(path: Path) -> BodyTemplate:
             pose_blendshapes=tensors.get("pose_blendshapes"),
             **{key: tensors[key] for key in _TENSORS},
         )
-    except (OSError, safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is not a whole template file ({error}); write it again with templates.save"
         ) from error
     if template.fingerprint != about.get("fingerprint"):
-        raise InputError(f"{path} is damaged: its content is not what was saved; write it again")
+        raise damaged
     return template
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Of all that a template file holds. The fingerprint leaves out what data sets do not refer to."""
+    words = {key: about[key] for key in sorted(about) if key != "checksum"}
+    digest = hashlib.sha256(json.dumps(words).encode())
+    for key in sorted(tensors):
+        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
+        digest.update(tensors[key].numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 _TENSORS = ("vertices", "faces", "joints", "weights", "mirror", "limit_axes", "limits")

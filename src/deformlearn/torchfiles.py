@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,8 @@ def load_torch(path: Path, allowed: Mapping[str, Any], what: str) -> Any:
     if head[:2] == b"PK":
         return _load_zip(path, allowed, what)
     if head == _OLDER:
-        return _load_older(path, allowed, what)
-    return load_pickle(path, {**_TENSORS, **allowed}, what=what)
+        return _load_older(path, _known(allowed), what)
+    return load_pickle(path, _known(allowed), what=what)
 
 
 def _load_zip(path: Path, allowed: Mapping[str, Any], what: str) -> Any:
@@ -123,9 +124,7 @@ def _load_zip(path: Path, allowed: Mapping[str, Any], what: str) -> Any:
         )
 
     name = f"{path} (data.pkl)"
-    return load_pickle(
-        content, {**_TENSORS, **allowed}, what=f"{name}: {what}", persistent=persistent
-    )
+    return load_pickle(content, _known(allowed), what=f"{name}: {what}", persistent=persistent)
 
 
 def _content_start(path: Path, header: int) -> int:
@@ -139,7 +138,7 @@ def _content_start(path: Path, header: int) -> int:
     return header + 30 + name + extra
 
 
-def _load_older(source: Path | bytes, allowed: Mapping[str, Any], what: str) -> Any:
+def _load_older(source: Path | bytes, known: Mapping[str, Any], what: str) -> Any:
     """A file of torch before 1.6: magic number, version, system, the object, storage keys, storages."""
     storages: dict[str, _Storage] = {}
 
@@ -148,7 +147,7 @@ def _load_older(source: Path | bytes, allowed: Mapping[str, Any], what: str) -> 
         return storages.setdefault(key, _Storage(dtype, count))
 
     (magic, _, system, value, keys), start = load_pickles(
-        source, 5, {**_TENSORS, **allowed}, what=what, persistent=persistent
+        source, 5, known, what=what, persistent=persistent
     )
     if magic != _MAGIC or not (isinstance(system, dict) and system.get("little_endian", True)):
         raise InputError(f"{what}: not a little-endian file of torch.save")
@@ -198,17 +197,24 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any) 
 
 
 def _embedded(content: Any) -> Any:
-    """`torch.storage._load_from_bytes`: a storage as an older file inside a pickle."""
+    """`torch.storage._load_from_bytes`: a storage as an older file inside a pickle.
+
+    It holds no further one: each could be asked for many times, and each of these again.
+    """
     if not isinstance(content, bytes):
         raise ValueError("a storage of no bytes")
-    return _load_older(content, {}, "a tensor inside a pickle")
+    return _load_older(content, _TENSORS, "a tensor inside a pickle")
+
+
+def _known(allowed: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file may name; a storage inside it is read once, however often it is asked for."""
+    return {**_TENSORS, "torch.storage._load_from_bytes": cache(_embedded), **allowed}
 
 
 _TENSORS: dict[str, Any] = {
     **{f"torch.{name}": _Kind(f"<{dtype}") for name, dtype in _DTYPES.items()},
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor": _tensor,
-    "torch.storage._load_from_bytes": _embedded,
     "torch.Size": tuple,
     "torch.device": Inert,
 }

@@ -27,6 +27,9 @@ _DEEPEST = 200
 
 _DEEPEST_TUPLE = 16
 
+_LARGEST = 1 << 30
+"""Bytes that the arrays of an .npz may unfold to."""
+
 Persistent = Callable[[Any], Any]
 """What stands for data that a pickle keeps outside itself, by the identity it gives."""
 
@@ -115,6 +118,12 @@ def load_npz(
     found: dict[str, Any] = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            unfolded = sum(info.file_size for info in archive.infolist())
+            if unfolded > _LARGEST:
+                raise InputError(
+                    f"{path} unfolds to {unfolded} bytes, more than the {_LARGEST} that are read; "
+                    f"wanted {what}"
+                )
             for member in archive.namelist():
                 with archive.open(member) as file:
                     found[member.removesuffix(".npy")] = _read_npy(
@@ -199,6 +208,13 @@ class _Unpickler(pickle._Unpickler):
             raise ValueError(f"a state for a {type(made).__name__}")
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def load_bytearray8(self) -> None:
+        """Python's own takes as much memory as the file claims before it reads."""
+        self.dispatch[pickle.BINBYTES8[0]](self)
+        self.stack[-1] = bytearray(self.stack[-1])
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
 def _shallow(step: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from deformlearn.data.images import open_image
+from deformlearn.data.images import open_image, require_eight_bits
 from deformlearn.data.soundness import Rejected
 from deformlearn.errors import InputError
 
@@ -110,10 +110,11 @@ def _measured(name: str, path: Path) -> Photo:
     """A photograph's size and orientation, without decoding its pixels."""
     try:
         with Image.open(path) as image:
+            require_eight_bits(image, "it")
             width, height = image.size
             # Pillow decodes a whole png to look for a tag behind its pixels, where no camera puts it.
             tagged = image.format != "PNG" or "exif" in image.info
             tag = image.getexif().get(ExifTags.Base.Orientation, 1) if tagged else 1
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file may fail anywhere in Pillow
         raise InputError(f"cannot be read as an image ({error})") from error
     return Photo(name, path, width, height, UPRIGHT.get(tag, UPRIGHT[1]))

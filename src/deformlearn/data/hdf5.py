@@ -41,7 +41,8 @@ def _read(path: Path, names: tuple[str, ...], changed: int) -> dict[str, np.ndar
     one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, str(path), *names],
+            # -P: no module from the folder we were started in, which may be the data set's.
+            [sys.executable, "-P", "-m", __name__, str(path), *names],
             capture_output=True, timeout=_SECONDS, env=os.environ | one_thread,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:

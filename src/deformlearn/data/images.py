@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from deformlearn.camera import Crop
@@ -126,13 +126,12 @@ class _Source:
             row_of.setdefault(key, row)
         missing = set(range(len(self.people)))
 
-        def decode(stored: tuple[str, bytes | None, str]) -> Tensor | str:
+        def decode(stored: tuple[str, bytes | None, str | None]) -> Tensor | str:
             key, image, path = stored
             row = row_of[key]
             try:
-                if image is not None:
-                    return decode_image(image, self.size)
-                return decode_image(self.folder / path, self.size, self.people.crop[row])
+                crop = None if image is not None else self.people.crop[row]
+                return decode_image(stored_image(self.folder, image, path), self.size, crop)
             except InputError as error:
                 return str(error)
 
@@ -255,6 +254,13 @@ def decode_image(
     return to_pixels(open_image(source), size, crop)
 
 
+def stored_image(folder: AnyPath, image: bytes | None, path: str | None) -> bytes | AnyPath:
+    """Where the pixels of a row are: its own encoded crop, or an image beside the data set."""
+    if image is None and not path:
+        raise InputError("it has no image and no image_path")
+    return folder / str(path) if image is None else image
+
+
 def open_image(source: bytes | AnyPath, *, upright: bool = False) -> Image.Image:
     """The decoded RGB image; `upright` obeys the camera's orientation tag (EXIF).
 
@@ -265,16 +271,43 @@ def open_image(source: bytes | AnyPath, *, upright: bool = False) -> Image.Image
         if not isinstance(source, (bytes, Path)):
             source = source.read_bytes()  # an object store
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            turned = ImageOps.exif_transpose(image) if upright else image
-            return turned.convert("RGB")
+            require_eight_bits(image, name)
+            return (_turned(image) if upright else image).convert("RGB")
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow reports broken files by any of these.
-        # Its own message would name an address in memory.
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no known image format" if unknown else error
+    except UnidentifiedImageError as error:  # its own message would name an address in memory
+        raise InputError(f"{name} cannot be decoded (no known image format)") from error
+    except Exception as error:  # a damaged file may fail anywhere in Pillow, also as a struct.error
+        reason = str(error) or type(error).__name__
         raise InputError(f"{name} cannot be decoded ({reason})") from error
+
+
+def require_eight_bits(image: Image.Image, name: str) -> None:
+    """Numbers beyond 255 are an InputError: as colours they would all be white, or black."""
+    if image.mode.startswith(("I", "F")):
+        kind = "floating-point" if image.mode == "F" else "16 or 32-bit"
+        raise InputError(f"{name} has {kind} pixels; save it with 8 bits a channel")
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The image as its camera was held. Pillow's own way fails where any other EXIF tag is damaged."""
+    image.load()  # turns a TIFF, and takes the tag away
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By the EXIF orientation: what makes an image upright."""
 
 
 def to_pixels(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from deformlearn.data.images import require_eight_bits
 from deformlearn.errors import InputError
 
 Box = tuple[float, float, float, float]
@@ -32,8 +33,9 @@ def image_size(path: Path) -> tuple[int, int]:
         raise InputError(f"its image {path} is missing") from error
     try:
         return _header(path, stat.st_mtime_ns, stat.st_size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow reports broken files by any of these.
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file may fail anywhere in Pillow
         raise InputError(f"its image {path} cannot be read") from error
 
 
@@ -41,6 +43,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def _header(path: Path, modified: int, length: int) -> tuple[int, int]:
     """Decoding all images of a large set only to check them would take hours."""
     with Image.open(path) as image:
+        require_eight_bits(image, f"its image {path}")
         return image.size
 
 

@@ -20,7 +20,7 @@ import torch
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
 from deformlearn.data.duplicates import hashes, repeated_elsewhere, repeats
-from deformlearn.data.soundness import Rejected, problems
+from deformlearn.data.soundness import Rejected, described, problems
 from deformlearn.data.tables import (
     column,
     facts,
@@ -149,7 +149,7 @@ def read_info(folder: AnyPath) -> DatasetInfo:
             f"Make one with `deformlearn synth` or see docs/data_format.md"
         )
     try:
-        values = json.loads(content)
+        values = described(json.loads(content))
         info = DatasetInfo(**{**values, "landmarks": tuple(values.get("landmarks", ()))})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not a data set description: {error}") from error

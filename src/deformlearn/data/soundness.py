@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,21 @@ def without_details(reason: str) -> str:
     return " ".join(
         "…" if any(c.isdigit() for c in word) or "/" in word else word for word in reason.split()
     )
+
+
+def described(values: Any) -> dict[str, Any]:
+    """What a dataset.json says; a value of another kind than is wanted is a TypeError that names it."""
+    if not isinstance(values, dict):
+        raise TypeError("it must be one object {...}")
+    kinds = {"template": str, "fingerprint": str, "joints": str, "format": int}
+    for name, kind in kinds.items():
+        if not isinstance(values.get(name, kind()), kind):
+            wanted = "text" if kind is str else "a whole number"
+            raise TypeError(f"{name} must be {wanted}, not {values[name]!r}")
+    landmarks = values.get("landmarks", [])
+    if not (isinstance(landmarks, list) and all(isinstance(one, str) for one in landmarks)):
+        raise TypeError("landmarks must be a list of names")
+    return values
 
 
 def problems(table: pa.Table, joints: str, faces: int | None) -> dict[int, str]:
@@ -59,6 +75,8 @@ def problems(table: pa.Table, joints: str, faces: int | None) -> dict[int, str]:
     for name in _KEYPOINT_COLUMNS:
         report(counts[name] != wanted, f"{name} must hold the {wanted} key points of {joints}")
 
+    for name in counts:
+        report(_nulls(table, name), f"{name} holds a null")
     for name in ("point_x", "point_y", "point_u", "point_v", "point_weight", *_KEYPOINT_COLUMNS):
         report(_any(table, name, lambda v: ~np.isfinite(v)), f"{name} is NaN or infinite")
     for name in ("point_weight", "keypoint_weight"):
@@ -100,10 +118,24 @@ def _any(table: pa.Table, name: str, test, *, count: bool = False) -> np.ndarray
     hits = test(column.flatten().to_numpy(zero_copy_only=False))
     if not hits.any():  # as a rule: no bad value at all
         return np.zeros(len(column), np.int64 if count else bool)
+    totals = _totals(column, hits)
+    return totals if count else totals > 0
+
+
+def _nulls(table: pa.Table, name: str) -> np.ndarray:
+    """Whether there is a null in each row's list."""
+    column = table[name].combine_chunks()
+    flat = column.flatten()
+    if not flat.null_count:  # as a rule
+        return np.zeros(len(column), bool)
+    return _totals(column, flat.is_null().to_numpy(zero_copy_only=False)) > 0
+
+
+def _totals(column: pa.ListArray, hits: np.ndarray) -> np.ndarray:
+    """How many hits there are in each row's list."""
     sums = np.concatenate([[0], np.cumsum(hits)])
     offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
-    totals = sums[offsets[1:]] - sums[offsets[:-1]]
-    return totals if count else totals > 0
+    return sums[offsets[1:]] - sums[offsets[:-1]]
 
 
 def truth_problems(table: pa.Table, landmarks: int) -> dict[int, str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from deformlearn.data.estimates import Estimates
-from deformlearn.data.images import decode_image, open_image, to_pixels
+from deformlearn.data.images import decode_image, open_image, stored_image, to_pixels
 from deformlearn.data.shards import read_images
 from deformlearn.data.video import is_video, read_frames
 from deformlearn.errors import InputError
@@ -49,7 +49,7 @@ class StoredPhotos(Photos):
         image, path = self._find(one.keys[0])
         if image is not None:
             return decode_image(image, min(open_image(image).width, _LARGEST))
-        return to_pixels(open_image(self._data / path), _side(one), one.crop[0])
+        return to_pixels(open_image(stored_image(self._data, image, path)), _side(one), one.crop[0])
 
     def _find(self, key: str) -> tuple[bytes | None, str]:
         while key not in self._waiting:

@@ -21,6 +21,10 @@ _MOST = 20_000_000
 """Elements an accessor may hold: one without data claims any number for nothing."""
 
 
+_LARGEST = 1 << 31
+"""Bytes that a buffer in a file of its own may have."""
+
+
 class Buffers:
     """Reads accessors of a parsed glTF file; its buffers may be inside it or beside it."""
 
@@ -89,14 +93,20 @@ class Buffers:
                 return base64.b64decode(buffer.uri.partition(",")[2], validate=True)
             except binascii.Error as error:
                 raise self._damaged(f"buffer {index} is no base64 ({error})") from error
-        if urllib.parse.urlsplit(buffer.uri).scheme:
+        name = urllib.parse.unquote(buffer.uri)
+        if urllib.parse.urlsplit(buffer.uri).scheme or Path(name).is_absolute():
             raise InputError(
-                f"{self.path} keeps its data at {buffer.uri}; nothing is downloaded, "
-                f"export it as one .glb file"
+                f"{self.path} keeps its data at {buffer.uri}; only files beside it are read and "
+                f"nothing is downloaded, export it as one .glb file"
             )
-        beside = self.path.parent / urllib.parse.unquote(buffer.uri)
+        if not 0 <= buffer.byteLength <= _LARGEST:
+            raise self._damaged(f"buffer {index} claims {buffer.byteLength} bytes")
+        beside = self.path.parent / name
+        if beside.exists() and not beside.is_file():  # a device has no end
+            raise self._damaged(f"{beside}, which it keeps its data in, is no file")
         try:
-            return beside.read_bytes()
+            with open(beside, "rb") as file:
+                return file.read(buffer.byteLength)
         except OSError as error:
             raise InputError(
                 f"{self.path} needs {beside}, which cannot be read ({error.strerror}); "
