@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from deformlearn.config import ImportConfig
 from deformlearn.data import importing
+from deformlearn.data.check import check_dataset
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
 from deformlearn.data.importing import import_source
@@ -172,6 +174,13 @@ def test_another_source_or_other_options_in_the_same_place_are_refused(source, t
         take(replace(source, count=3), tmp_path / "data", template)
     with pytest.raises(InputError, match="letters, digits"):
         take(source, tmp_path / "data", template, split="../train")
+
+
+def test_a_check_prints_brackets_in_the_name_of_a_folder(source, template, tmp_path, capsys):
+    out = tmp_path / "sub[red]"
+    take(source, out, template)
+    assert not check_dataset(out, template, console=Console(width=500))
+    assert capsys.readouterr().out.startswith(f"{out}: template")
 
 
 def test_two_splits_share_a_data_set(source, template, tmp_path):

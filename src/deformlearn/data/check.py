@@ -25,11 +25,13 @@ def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> 
     found = splits(folder)
     if not found:
         raise InputError(f"{folder} has no shard in observations/; see docs/data_format.md")
-    console.print(f"{folder}: template {info.template} ({info.fingerprint}), joints {info.joints}")
+    # Brackets are part of a name, not rich's markup.
+    head = f"{folder}: template {info.template} ({info.fingerprint}), joints {info.joints}"
+    console.print(head, markup=False)
     bad: list[Rejected] = []
     for split in found:
         rejected, people = _check_split(folder, split, template)
-        console.print(f"{split}: {people} good rows, {len(rejected)} bad")
+        console.print(f"{split}: {people} good rows, {len(rejected)} bad", markup=False)
         for one in rejected:
             console.print(f"  {one.where}: {one.reason}", soft_wrap=True, markup=False)
         bad += rejected
