@@ -69,6 +69,8 @@ def test_a_preset_is_made_of_plain_numbers(preset):
         (config.RegistrationConfig, {"dense_weight": float("nan")}),
         (config.LifterConfig, {"learning_rate": -1.0}),
         (config.SyntheticConfig, {"train": -5}),
+        (config.ImportConfig, {"crops": 200_000}),
+        (config.ImportConfig, {"margin": 1e9}),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(kind, changes):

@@ -13,9 +13,12 @@ from rich.console import Console
 from deformlearn.config import ImportConfig
 from deformlearn.data import importing
 from deformlearn.data.check import check_dataset
+from deformlearn.data.coco import CocoKeypoints
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
 from deformlearn.data.importing import import_source
+from deformlearn.data.mpii import Mpii
+from deformlearn.data.openpose import OpenPose
 from deformlearn.data.shards import read_info, read_people, read_truth
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Person, Source, SurfacePoints
@@ -174,6 +177,18 @@ def test_another_source_or_other_options_in_the_same_place_are_refused(source, t
         take(replace(source, count=3), tmp_path / "data", template)
     with pytest.raises(InputError, match="letters, digits"):
         take(source, tmp_path / "data", template, split="../train")
+
+
+def test_no_process_at_all_is_refused(source, template, tmp_path):
+    with pytest.raises(InputError, match="at least 1 process, got workers 0"):
+        take(source, tmp_path / "data", template, workers=0)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("kind", [CocoKeypoints, Mpii, OpenPose])
+def test_people_of_no_key_points_cannot_be_asked_for(kind, tmp_path):
+    with pytest.raises(InputError, match="at least 1 key point, got min_keypoints 0"):
+        kind(tmp_path, tmp_path, min_keypoints=0)
 
 
 def test_a_check_prints_brackets_in_the_name_of_a_folder(source, template, tmp_path, capsys):

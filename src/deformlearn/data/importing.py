@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from deformlearn.body import BodyTemplate
 from deformlearn.config import ImportConfig
-from deformlearn.crew import crew, in_order
+from deformlearn.crew import crew, in_order, require_workers
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
 from deformlearn.data.shards import (
@@ -91,6 +91,7 @@ def import_source(
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", split):
         raise InputError(f"a split is named by letters, digits and _, got {split!r}")
+    require_workers(workers)
     recipe = _recipe(source, template, converter, config)
     record = out / f"import-{split}.json"
     if record.exists():

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from deformlearn.data.json_stream import read_object
 from deformlearn.data.person_boxes import box_in_image, hull_box, image_size, require_inside
 from deformlearn.data.soundness import Rejected
-from deformlearn.data.sources import Entry, Frame, Person, Source
+from deformlearn.data.sources import Entry, Frame, Person, Source, require_keypoints
 from deformlearn.errors import InputError
 from deformlearn.skeleton import joint_set
 
@@ -50,6 +50,9 @@ class OpenPose(Source):
     """Key points a person needs."""
     keypoint_scale: Literal[0, 3, 4] = 0
     """OpenPose's option of that name: 0 pixels of the source, 3 in [0, 1], 4 in [-1, 1]."""
+
+    def __post_init__(self) -> None:
+        require_keypoints(self.min_keypoints)
 
     @property
     def joints(self) -> str:
