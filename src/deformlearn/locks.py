@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,3 +41,20 @@ def held(folder: Path, *, team: Team = ALONE, otherwise: str = "choose another f
             f"cannot write in {folder}: {error.strerror or error}; {remedy(error)}"
         ) from error
     return lock
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """A block in which nobody else works in a folder; its lock is gone afterwards.
+
+    So is a folder in which nothing was written. Somebody else's work there is an InputError.
+    """
+    lock = held(folder, otherwise="give another --out")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            Path(lock.lock_file).unlink()  # while it is held: nobody can have taken it since
+        lock.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if there is nothing in it
