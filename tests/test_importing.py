@@ -22,7 +22,9 @@ from deformlearn.data.openpose import OpenPose
 from deformlearn.data.shards import read_info, read_people, read_truth
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Person, Source, SurfacePoints
+from deformlearn.datasheet import write_datasheet
 from deformlearn.errors import InputError
+from deformlearn.files import place, write_atomically
 from deformlearn.locks import held
 
 
@@ -317,6 +319,16 @@ def test_a_check_prints_brackets_in_the_name_of_a_folder(source, template, tmp_p
     take(source, out, template)
     assert not check_dataset(out, template, console=Console(width=500))
     assert capsys.readouterr().out.startswith(f"{out}: template")
+
+
+def test_a_data_set_in_a_store_is_checked_and_drawn(source, template, tmp_path):
+    take(source, tmp_path / "data", template, ImportConfig(crops=32))
+    store = place("memory://checked/data")
+    for path in (path for path in (tmp_path / "data").rglob("*") if path.is_file()):
+        write_atomically(store / path.relative_to(tmp_path / "data").as_posix(), path.read_bytes())
+    assert not check_dataset(store, template, console=Console(quiet=True))
+    page = write_datasheet(store, template, target=tmp_path / "page.html")
+    assert "the fifth is always bad" in page.read_text("utf-8")
 
 
 def test_two_splits_share_a_data_set(source, template, tmp_path):

@@ -36,6 +36,11 @@ class Target:
     convert: Annotated[ImportConfig, Flat] = field(default_factory=ImportConfig)
     """Crops and numbers of points."""
 
+    def __post_init__(self) -> None:
+        from deformlearn.files import require_local
+
+        require_local(self.out)
+
 
 def commands(default: DemoConfig) -> dict[str, Callable]:
     """One command a kind of data set; its options are the fields of its reader."""

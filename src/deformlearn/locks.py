@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError, remedy
+from deformlearn.files import require_local
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _RESTART = 10.0
@@ -23,6 +24,7 @@ def held(folder: Path, *, team: Team = ALONE, otherwise: str = "choose another f
     Of a team, rank 0 alone takes it. Somebody else's work there is an InputError, and so is a folder
     that cannot be written in.
     """
+    require_local(folder)
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from deformlearn.body import BodyTemplate
@@ -11,12 +9,13 @@ from deformlearn.data.images import load_images
 from deformlearn.data.shards import read_info, read_people, splits
 from deformlearn.data.soundness import Rejected
 from deformlearn.errors import InputError
+from deformlearn.files import AnyPath
 
 _THUMBNAIL = 16
 """Images are decoded to this side (px): enough to find a broken one."""
 
 
-def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> list[Rejected]:
+def check_dataset(folder: AnyPath, template: BodyTemplate, *, console: Console) -> list[Rejected]:
     """Print what a data set holds and every bad row; returns the bad ones.
 
     A folder that is no data set, or one made for another template, is an InputError.
@@ -38,7 +37,7 @@ def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> 
     return bad
 
 
-def _check_split(folder: Path, split: str, template: BodyTemplate) -> tuple[list[Rejected], int]:
+def _check_split(folder: AnyPath, split: str, template: BodyTemplate) -> tuple[list[Rejected], int]:
     try:
         people = read_people(folder, split, template)
     except InputError as error:
