@@ -292,7 +292,7 @@ def test_a_box_that_reaches_beyond_its_image_is_cut_and_said(coco, box, expected
         ),
         (
             [{"id": 1, "file_name": "one.png", "width": "100", "height": 80}],
-            "the width and height of its image are '100' and 80; wanted numbers",
+            "the width or height of its image in the file is no number: '100', 80",
         ),
     ],
 )

@@ -240,7 +240,7 @@ def image_of(label: Labelled, folder: Path) -> tuple[Path, tuple[int, int]]:
         return path, size
     if None in map(finite, told):
         raise InputError(
-            f"the width and height of its image are {told[0]!r} and {told[1]!r}; wanted numbers"
+            f"the width or height of its image in the file is no number: {told[0]!r}, {told[1]!r}"
         )
     if told != size:
         raise InputError(
