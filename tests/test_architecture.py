@@ -20,12 +20,12 @@ ORDER = """
     data.check data.json_stream data.rle data.person_boxes data.boxes data.densepose data.densepose_labels
     data.densepose_dumps data.predictions data.densepose_results data.attach data.coco_file
     data.coco data.densepose_annotations data.posetrack data.openpose data.mpii data.h36m_metadata
-    data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d data.convert data.importing
+    data.h36m_poses data.h36m data.hdf5 data.mpi_inf_3dhp data.pw3d data.convert data.chunks
     data.rotations data.posing data.gestures data.stances data.poses data.cloth data.outfits
     data.wardrobe data.scenery data.labels data.crowd data.darkroom data.staging data.scenes
-    data.photographs distributed agreement locks data.synthetic orientation energy adam least_squares
-    normal_equations gauss_newton registration fitted_points flat_poses lifter backbone prefetch
-    regressor
+    data.photographs distributed agreement locks data.importing data.synthetic
+    orientation energy adam least_squares normal_equations gauss_newton registration
+    fitted_points flat_poses lifter backbone prefetch regressor
     supervision stepping learning rundir findings protocols evaluation scoring data.streams
     own_joints parts registering workshop comparisons profiling rounds curve reports.__init__
     reports.tables reports.source reports.people reports.strips portraits reports.settings

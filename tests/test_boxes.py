@@ -79,6 +79,38 @@ def test_records_name_an_image_or_a_frame_of_a_video(write):
     assert "139" in bad.reason
 
 
+def test_a_whole_coco_file_gives_its_people_under_the_names_of_their_images(write):
+    def annotation(image, x, **more):
+        return {"id": 9, "image_id": image, "category_id": 1, "bbox": [x, 2, 3, 4], **more}
+
+    coco = {
+        "images": [{"id": 5, "file_name": "a.jpg"}, {"id": 6, "file_name": "b/c.jpg"}, 7],
+        "annotations": [
+            annotation(5, 10),
+            annotation(5, 20, track_id=8),
+            annotation(6, 30, category_id=18),
+            annotation(6, 40),
+            annotation(6, 50, iscrowd=1),
+            annotation(4, 60),
+            "text",
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    }
+    boxes = read_boxes(write("instances.json", coco))
+    assert [(one.box[0], one.track) for one in boxes.of_image(Path("/x/a.jpg"))] == [
+        (10, ""),
+        (20, "8"),
+    ]
+    assert [one.box[0] for one in boxes.of_image(Path("/x/b/c.jpg"))] == [40]
+    assert [one.reason for one in boxes.rejected] == [
+        "marks a crowd",
+        "no image has the id 4",
+        "is no annotation",
+    ]
+    del coco["categories"]
+    assert len(read_boxes(write("instances.json", coco)).boxes) == 4
+
+
 def test_tables_with_a_header(write):
     text = "image, X, Y, Width, Height, track\na.jpg,1,2,3,4,7\n\na.jpg,5,6,7,8,\n"
     boxes = read_boxes(write("t.csv", text))

@@ -302,6 +302,10 @@ def test_a_box_that_reaches_beyond_its_image_is_cut_and_said(coco, box, expected
             [{"id": 1, "file_name": "one.png", "width": 640, "height": 480}],
             "is 100x80 pixels but its labels are for 640x480",
         ),
+        (
+            [{"id": 1, "file_name": "one.png", "width": "100", "height": 80}],
+            "the width or height of its image in the file is no number: '100', 80",
+        ),
     ],
 )
 def test_an_image_that_cannot_be_found_in_the_table_costs_its_people(coco, table, reason):

@@ -72,6 +72,8 @@ def test_a_preset_is_made_of_plain_numbers(preset):
         (config.SyntheticConfig, {"train": -5}),
         (config.RegressorConfig, {"batch": 1}),
         (config.RegressorConfig, {"head_batch": 1}),
+        (config.ImportConfig, {"crops": 200_000}),
+        (config.ImportConfig, {"margin": 1e9}),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(kind, changes):

@@ -53,6 +53,31 @@ def test_a_challenge_json_of_names_or_of_ids_that_a_list_names(tmp_path):
     assert "no image with the id 7" in opened.rejected[0].reason
 
 
+def test_only_a_format_s_suffix_is_cut_off_an_image_s_name(tmp_path):
+    names = ("S9_Walking_1.60457274_000005", "S9_Walking_1.60457274_000006", "a.b.PNG")
+    images = {name: [one] for name, one in zip(names, [*TWO, person()], strict=True)}
+    for path in (
+        write_challenge(tmp_path / "r.json", images),
+        write_dump(tmp_path / "d.pkl", "plain", images),
+    ):
+        opened = open_predictions(path)
+        assert list(opened.images) == [*names[:2], "a.b"]
+        assert_planted(opened.of(tmp_path / f"{names[1]}.jpg").people(SIZE), TWO[1:])
+
+
+def test_images_that_names_without_suffixes_do_not_tell_apart_are_rejected(tmp_path):
+    images = {"a.jpg": TWO, "b.jpg": [person()], "a.png": [person()], ".": TWO[:1], "/": TWO[:1]}
+    json_rejects = open_predictions(write_challenge(tmp_path / "r.json", images)).rejected
+    dumped = open_predictions(write_dump(tmp_path / "d.pkl", "plain", images))
+    assert list(dumped.images) == ["b"]
+    assert [one.reason for one in dumped.rejected] == [
+        "'.' names no image",
+        "'/' names no image",
+        *["a.jpg and a.png differ in their suffix alone; rename one of the images"] * 2,
+    ]
+    assert [one.where.rpartition(" ")[2] for one in json_rejects] == ["4", "5", "0", "1", "3"]
+
+
 def test_a_challenge_json_written_by_opencv_is_turned_round(tmp_path):
     result = challenge_result(TWO[0], 1)
     result["uv_data"] = png_text(TWO[0].iuv[::-1])

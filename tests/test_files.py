@@ -7,7 +7,7 @@ import pytest
 from fsspec.registry import known_implementations
 
 from deformlearn.errors import InputError
-from deformlearn.files import place, whole_file, write_atomically
+from deformlearn.files import place, require_local, whole_file, write_atomically
 
 
 def test_a_path_is_a_path(tmp_path):
@@ -42,6 +42,14 @@ def test_a_missing_package_is_named(implementation, package, monkeypatch):
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(InputError, match="nothing is known of telepathy://"):
         place("telepathy://my/thoughts")
+
+
+@pytest.mark.parametrize("url", ["memory://abc/d", "s3://bucket", "file:///tmp/set"])
+def test_a_url_where_a_folder_must_be_local_is_refused(url, tmp_path):
+    with pytest.raises(InputError, match="is a URL, but this is written to a folder"):
+        require_local(Path(url))
+    for path in (tmp_path, Path("some/memory:/d"), Path("C:/people")):
+        require_local(path)
 
 
 def test_a_streamed_file_is_whole_or_absent(tmp_path):

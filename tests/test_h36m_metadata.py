@@ -99,6 +99,13 @@ def test_a_key_tells_trial_and_frame(file):
     assert parse_key("train-000001") is None
 
 
+@pytest.mark.parametrize("row", ["", "<td>1</td>", "<td>²</td><td>²</td><td>Directions</td>"])
+def test_rows_that_are_no_takes_are_passed_over(file, row):
+    takes = read_metadata(file).takes
+    file.write_text(file.read_text().replace("</mapping>", f"<tr>{row}</tr></mapping>"))
+    assert read_metadata(file).takes == takes
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -8,17 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from deformlearn.config import ImportConfig
 from deformlearn.data import importing
+from deformlearn.data.check import check_dataset
+from deformlearn.data.coco import CocoKeypoints
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
 from deformlearn.data.importing import import_source
+from deformlearn.data.mpii import Mpii
+from deformlearn.data.openpose import OpenPose
 from deformlearn.data.shards import read_info, read_people
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Person, Source, SurfacePoints
 from deformlearn.data.truth import read_truth
+from deformlearn.datasheet import write_datasheet
 from deformlearn.errors import InputError
+from deformlearn.files import place, write_atomically
+from deformlearn.locks import held
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,11 @@ class Planted(Source):
 
     images: Path
     count: int = 40
+    first: int = 0
     stop_at: int | None = None
     """Raise what Ctrl-C raises, when this person is converted."""
+    labels: Path | None = None
+    """A file that it names."""
 
     chunk = 7
     has_truth = True
@@ -36,7 +47,7 @@ class Planted(Source):
     description = "planted people"
 
     def entries(self) -> Iterator[Entry | Rejected]:
-        for number in range(self.count):
+        for number in range(self.first, self.count):
             if number == 11:
                 yield Rejected("planted.json annotation 11", "it is the eleventh")
             else:
@@ -169,10 +180,156 @@ def test_another_source_or_other_options_in_the_same_place_are_refused(source, t
     take(source, tmp_path / "data", template)
     with pytest.raises(InputError, match="another options"):
         take(source, tmp_path / "data", template, ImportConfig(margin=0.5))
-    with pytest.raises(InputError, match="another source"):
+    with pytest.raises(InputError, match=r"another source.*delete .* to import again"):
         take(replace(source, count=3), tmp_path / "data", template)
     with pytest.raises(InputError, match="letters, digits"):
         take(source, tmp_path / "data", template, split="../train")
+
+
+def test_a_file_that_has_changed_is_another_source(source, template, tmp_path):
+    source = replace(source, labels=tmp_path / "labels.json")
+    source.labels.write_text("[1]")
+    take(source, tmp_path / "data", template)
+    assert take(source, tmp_path / "data", template).already
+    source.labels.write_text("[1, 2]")
+    with pytest.raises(InputError, match="another source, or from files that have changed"):
+        take(source, tmp_path / "data", template)
+
+
+def test_the_same_words_in_another_folder_are_another_source(
+    source, template, tmp_path, monkeypatch
+):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "photo.png").write_bytes((tmp_path / "photo.png").read_bytes())
+    monkeypatch.chdir(tmp_path / "here")
+    source = replace(source, images=Path())
+    take(source, tmp_path / "data", template)
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(InputError, match="another source"):
+        take(source, tmp_path / "data", template)
+
+
+def test_an_unfinished_import_whose_file_has_changed_is_refused(source, template, tmp_path):
+    source = replace(source, labels=tmp_path / "labels.json", stop_at=25)
+    source.labels.write_text("[1]")
+    with pytest.raises(KeyboardInterrupt):
+        take(source, tmp_path / "data", template)
+    source.labels.write_text("[1, 2]")
+    with pytest.raises(InputError, match=r"unfinished import of .* files that have changed"):
+        take(source, tmp_path / "data", template)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("change", [{"first": 1}, {"count": 14}])
+def test_a_chunk_of_other_entries_is_never_taken_for_one_of_the_source(
+    source, template, tmp_path, monkeypatch, change, workers
+):
+    monkeypatch.setattr(importing, "_recipe", lambda *_: {"source": "the same"})
+    with pytest.raises(KeyboardInterrupt):
+        take(replace(source, stop_at=25), tmp_path / "data", template)
+    with pytest.raises(InputError, match=r"is not what it was .* delete .*\.import-train to begin"):
+        take(replace(source, **change), tmp_path / "data", template, workers=workers)
+
+
+def test_two_processes_do_not_work_in_one_data_set(source, template, tmp_path):
+    lock = held(tmp_path / "data")
+    with pytest.raises(InputError, match=r"another process is working in .*give another --out"):
+        take(source, tmp_path / "data", template)
+    lock.release()
+    take(source, tmp_path / "data", template)
+    assert not (tmp_path / "data" / ".lock").exists()
+    held(tmp_path / "data")
+    assert take(source, tmp_path / "data", template).already  # which needs no lock
+
+
+@dataclass(frozen=True)
+class Some:
+    """Gives dense points to those whose number is in `numbers`."""
+
+    numbers: tuple[int, ...]
+
+    def __call__(self, people: list[Person]) -> list[Person]:
+        return [
+            person
+            if person.frame in self.numbers
+            else replace(person, dense=None, notes=("cut", f"/x/{person.key} was not seen"))
+            for person in people
+        ]
+
+
+def test_why_people_have_no_dense_points_is_said(source, template, tmp_path):
+    config = ImportConfig()
+    converter = Converter(template, config, enrich=Some((8, 9)))
+    source = replace(source, count=20)
+    done = import_source(source, tmp_path / "data", template, converter, config)
+    assert (done.bare, done.bare_because) == (15, "15 x … was not seen")
+    again = import_source(source, tmp_path / "data", template, converter, config)
+    assert again.bare_because == done.bare_because
+
+
+def test_points_that_reach_nobody_are_refused(source, template, tmp_path):
+    config = ImportConfig()
+    converter = Converter(template, config, enrich=Some(()))
+    with pytest.raises(InputError, match=r"none of 17 people got a dense point \(17 x … was not"):
+        import_source(replace(source, count=20), tmp_path / "data", template, converter, config)
+    assert not (tmp_path / "data").exists()
+
+
+def test_charts_that_cannot_be_read_are_refused_before_anything_is_written(
+    source, template, tmp_path
+):
+    config = ImportConfig()
+    converter = Converter(template, config, tmp_path / "UV.mat")
+    with pytest.raises(InputError, match=r"cannot read .*UV\.mat"):
+        import_source(source, tmp_path / "data", template, converter, config)
+    assert not (tmp_path / "data").exists()
+
+
+def test_names_that_are_no_text_cost_their_people_and_nobody_else(source, template, tmp_path):
+    class Named(Planted):
+        def entries(self):
+            yield Rejected("b\udce9.json annotation 0", "is \ud800 broken")
+            yield from super().entries()
+
+        def people(self, entry):
+            changed = {7: {"key": "caf\udce9"}, 8: {"image": self.images / "\udce9.png"}}
+            return [replace(one, **changed.get(one.frame, {})) for one in super().people(entry)]
+
+    assert take(Named(source.images), tmp_path / "data", template).rows == 34
+    table = rejects(tmp_path / "data")
+    assert ("b\\udce9.json", "annotation 0", "is \\ud800 broken") in table
+    reason = "its name is not UTF-8; rename its file"
+    assert [row[0] for row in table if row[2] == reason] == ["caf\\udce9", "person-8"]
+
+
+def test_no_process_at_all_is_refused(source, template, tmp_path):
+    with pytest.raises(InputError, match="at least 1 process, got workers 0"):
+        take(source, tmp_path / "data", template, workers=0)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("kind", [CocoKeypoints, Mpii, OpenPose])
+def test_people_of_no_key_points_cannot_be_asked_for(kind, tmp_path):
+    with pytest.raises(InputError, match="at least 1 key point, got min_keypoints 0"):
+        kind(tmp_path, tmp_path, min_keypoints=0)
+
+
+def test_a_check_prints_brackets_in_the_name_of_a_folder(source, template, tmp_path, capsys):
+    out = tmp_path / "sub[red]"
+    take(source, out, template)
+    assert not check_dataset(out, template, console=Console(width=500))
+    assert capsys.readouterr().out.startswith(f"{out}: template")
+
+
+def test_a_data_set_in_a_store_is_checked_and_drawn(source, template, tmp_path):
+    take(source, tmp_path / "data", template, ImportConfig(crops=32))
+    store = place("memory://checked/data")
+    for path in (path for path in (tmp_path / "data").rglob("*") if path.is_file()):
+        write_atomically(store / path.relative_to(tmp_path / "data").as_posix(), path.read_bytes())
+    assert not check_dataset(store, template, console=Console(quiet=True))
+    page = write_datasheet(store, template, target=tmp_path / "page.html")
+    assert "the fifth is always bad" in page.read_text("utf-8")
 
 
 def test_two_splits_share_a_data_set(source, template, tmp_path):

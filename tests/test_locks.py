@@ -1,12 +1,13 @@
 """locks.py: one at a time in a folder."""
 
 import errno
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from deformlearn.errors import InputError
-from deformlearn.locks import held
+from deformlearn.locks import alone_in, held
 
 
 def test_a_second_one_is_refused_until_the_first_has_let_go(tmp_path):
@@ -18,6 +19,22 @@ def test_a_second_one_is_refused_until_the_first_has_let_go(tmp_path):
         held(folder)
     lock.release()
     held(folder).release()
+
+
+def test_a_url_is_no_folder_to_work_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="memory:/abc is a URL"):
+        held(Path("memory://abc"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_block_alone_in_a_folder_leaves_no_lock_and_no_empty_folder(tmp_path):
+    with alone_in(tmp_path / "new"), pytest.raises(InputError, match="another process"):
+        held(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with alone_in(tmp_path / "new"):
+        (tmp_path / "new" / "file").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from deformlearn.data.openpose import OpenPose
 from deformlearn.data.sources import Frame
@@ -139,6 +139,19 @@ def test_scaled_key_points_of_a_video_are_refused(written, tmp_path):
     written.file("dance_000000000012", [person()])
     (rejected,) = everyone(OpenPose(written.keypoints, video, keypoint_scale=3))
     assert "run OpenPose with --keypoint_scale 0" in rejected.reason
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_a_photograph_that_is_stored_turned_costs_its_people(written, suffix):
+    for orientation in (0, 1, 6):
+        written.file(f"a{orientation}", [person()], suffix=suffix)
+        image = Image.new("RGB", (100, 80))
+        image.getexif()[ExifTags.Base.Orientation] = orientation
+        image.save(written.images / f"a{orientation}{suffix}", exif=image.getexif())
+    first, second, rejected = written.people()
+    assert (first.key, second.key) == ("a0-00", "a1-00")
+    assert "a6" in rejected.where
+    assert "stored turned (EXIF orientation)" in rejected.reason
 
 
 def test_a_missing_image_and_a_broken_file_cost_their_people_only(written):

@@ -274,6 +274,12 @@ def test_numbers_that_make_no_sense_are_refused(tmp_path, change, message):
         synthesize(tmp_path / "set", replace(SMALL, **change))
 
 
+def test_no_process_at_all_is_refused(tmp_path):
+    with pytest.raises(InputError, match="at least 1 process, got workers 0"):
+        synthesize(tmp_path / "set", SMALL, workers=0)
+    assert not (tmp_path / "set").exists()
+
+
 def test_the_lab_has_human36ms_subjects_actions_and_cameras():
     random = random_stream(LAB, "nothing")
     for split, subjects in (

@@ -125,23 +125,27 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         print(f"written: {out.resolve()}")
 
     def check(
-        data: tyro.conf.Positional[Path], template: str = "anny", out: Path | None = None
+        data: tyro.conf.Positional[str], template: str = "anny", out: Path | None = None
     ) -> None:
         """Validate a data set, list every bad row with its reason, and draw 24 random people.
 
         Args:
-            data: Data set folder.
+            data: Data set folder, or its URL (s3://bucket/set, ...).
             template: Rigged human it refers to.
-            out: Where to write the page with the pictures (default: DATA/summary.html).
+            out: Where to write the page with the pictures (default: DATA/summary.html; of a URL none).
 
         """
         from deformlearn.data.check import check_dataset
         from deformlearn.datasheet import write_datasheet
+        from deformlearn.files import place
         from deformlearn.templates import load
 
+        folder = place(data)
+        if out is None and not isinstance(folder, Path):
+            raise InputError(f"check writes nothing to {data}; give --out for the page")
         body = load(template)
-        bad = check_dataset(data, body, console=console())
-        page = write_datasheet(data, body, target=out, bad=bad)
+        bad = check_dataset(folder, body, console=console())
+        page = write_datasheet(folder, body, target=out, bad=bad)
         print(f"look at it: {page.resolve()}")
         if bad:
             raise InputError(

@@ -36,6 +36,11 @@ class Target:
     convert: Annotated[ImportConfig, Flat] = field(default_factory=ImportConfig)
     """Crops and numbers of points."""
 
+    def __post_init__(self) -> None:
+        from deformlearn.files import require_local
+
+        require_local(self.out)
+
 
 def commands(default: DemoConfig) -> dict[str, Callable]:
     """One command a kind of data set; its options are the fields of its reader."""
@@ -175,11 +180,14 @@ def _take(source, target: Target, split: str) -> None:
         watch=watch(),
     )
     said = "already imported: " if done.already else ""
+    because = f": {done.bare_because}" if done.bare_because else ""
     print(
-        f"{split}: {said}{done.rows} people ({done.bare} of them without dense points), "
+        f"{split}: {said}{done.rows} people ({done.bare} of them without dense points{because}), "
         f"{done.points} correspondences; {done.rejected} rejected, see "
         f"{target.out / f'rejects-{split}.csv'}"
     )
+    if done.already:
+        print(f"to import again, what is new or mended too, delete {target.out}")
     page = write_datasheet(target.out, template)
     print(f"look at it: {page.resolve()}")
 

@@ -14,6 +14,8 @@ _AT_LEAST_TWO = frozenset({("RegressorConfig", "batch"), ("RegressorConfig", "he
 _AT_LEAST_ONE = frozenset(
     "rounds batch head_batch width size cells epochs steps refit_steps workers head_views".split()
 )
+_AT_MOST = {"crops": 4096, "margin": 10.0}
+"""Larger crops fill the memory; in wider ones nobody is seen."""
 
 
 class _Checked:
@@ -29,6 +31,11 @@ class _Checked:
             if not (math.isfinite(value) and value >= least):
                 raise InputError(
                     f"{type(self).__name__}: {one.name} must be a number of at least {least}, got {value}"
+                )
+            most = _AT_MOST.get(one.name, math.inf)
+            if value > most:
+                raise InputError(
+                    f"{type(self).__name__}: {one.name} must be at most {most:g}, got {value}"
                 )
 
 

@@ -38,6 +38,12 @@ def in_order(begun: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
         yield waiting.popleft()()
 
 
+def require_workers(workers: int) -> None:
+    """Refuse a number of processes that is none."""
+    if workers < 1:
+        raise InputError(f"the work needs at least 1 process, got workers {workers}")
+
+
 @contextlib.contextmanager
 def crew(workers: int) -> Iterator[Submit]:
     """What gives work to so many other processes; with one worker to threads of this one.

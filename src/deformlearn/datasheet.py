@@ -7,13 +7,13 @@ the photo, the correspondences in the colours of their segments, and the key poi
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from PIL import Image, ImageDraw
 
@@ -29,9 +29,9 @@ from deformlearn.data.shards import (
     splits,
 )
 from deformlearn.data.soundness import Rejected, problems, without_details
-from deformlearn.data.tables import read_table
+from deformlearn.data.tables import read_table, row_count
 from deformlearn.errors import InputError
-from deformlearn.files import write_atomically
+from deformlearn.files import AnyPath, write_atomically
 from deformlearn.pictures import jpeg_uri
 from deformlearn.skeleton import JointSet, joint_set
 
@@ -60,13 +60,13 @@ class Sheet:
 
 
 def write_datasheet(
-    data: Path,
+    data: AnyPath,
     template: BodyTemplate,
     *,
     target: Path | None = None,
     bad: list[Rejected] | None = None,
     seed: int = 0,
-) -> Path:
+) -> AnyPath:
     """Write the page about a data set; returns its path (`data/summary.html` if not given).
 
     `bad` are rows of the data set that cannot be used; what an import rejected is read from its tables.
@@ -97,17 +97,19 @@ def write_datasheet(
     return path
 
 
-def _count(data: Path, split: str) -> int:
+def _count(data: AnyPath, split: str) -> int:
     total = 0
     for path in shards(data, "observations", split):
         try:
-            total += pq.read_metadata(path).num_rows
-        except (OSError, ValueError):  # pyarrow's errors are both; `check` names such a shard
+            total += row_count(path)
+        except InputError:  # `check` names such a shard
             continue
     return total
 
 
-def _chosen(data: Path, counts: dict[str, int], wanted: int, seed: int) -> list[tuple[str, dict]]:
+def _chosen(
+    data: AnyPath, counts: dict[str, int], wanted: int, seed: int
+) -> list[tuple[str, dict]]:
     """Random rows of all splits together, each as its split and its columns."""
     total = sum(counts.values())
     random = np.random.default_rng(seed)
@@ -116,8 +118,8 @@ def _chosen(data: Path, counts: dict[str, int], wanted: int, seed: int) -> list[
     for split in counts:
         for path in shards(data, "observations", split):
             try:
-                rows = pq.read_metadata(path).num_rows
-            except (OSError, ValueError):
+                rows = row_count(path)
+            except InputError:
                 continue
             inside = [int(row) - start for row in picked if start <= row < start + rows]
             start += rows
@@ -127,7 +129,9 @@ def _chosen(data: Path, counts: dict[str, int], wanted: int, seed: int) -> list[
     return found
 
 
-def _sheet(data: Path, info: DatasetInfo, template: BodyTemplate, split: str, row: dict) -> Sheet:
+def _sheet(
+    data: AnyPath, info: DatasetInfo, template: BodyTemplate, split: str, row: dict
+) -> Sheet:
     joints = joint_set(info.joints)
     points = sum((weight or 0) > 0 for weight in row["point_weight"] or ())
     keypoints = sum((weight or 0) > 0 for weight in row["keypoint_weight"] or ())
@@ -159,7 +163,7 @@ def _unusable(row: dict, info: DatasetInfo, template: BodyTemplate) -> str | Non
     return problems(table, info.joints, len(template.faces)).get(0)
 
 
-def _photo(data: Path, row: dict) -> tuple[np.ndarray, np.ndarray, float]:
+def _photo(data: AnyPath, row: dict) -> tuple[np.ndarray, np.ndarray, float]:
     """What is shown of the photo, where its corner is, and its zoom (both from source px)."""
     centre, half = np.array([row["crop_x"], row["crop_y"]]), row["crop_half"]
     stored = open_image(stored_image(data, row["image"], row["image_path"]))
@@ -202,17 +206,17 @@ def _draw_keypoints(
             draw.ellipse((x - size, y - size, x + size, y + size), outline=colour, width=2)
 
 
-def _import_splits(data: Path) -> list[str]:
+def _import_splits(data: AnyPath) -> list[str]:
     return sorted(path.stem.removeprefix("rejects-") for path in data.glob("rejects-*.csv"))
 
 
-def _reasons(data: Path, split: str) -> list[tuple[str, int, str]]:
+def _reasons(data: AnyPath, split: str) -> list[tuple[str, int, str]]:
     """The most common reasons of an import's rejects, how often, and the first example."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
-    with open(data / f"rejects-{split}.csv", newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            reason = without_details(line["reason"])
-            counts[reason] += 1
-            example.setdefault(reason, f"{line['file']} {line['row']}".strip())
+    text = (data / f"rejects-{split}.csv").read_bytes().decode()
+    for line in csv.DictReader(io.StringIO(text, newline="")):
+        reason = without_details(line["reason"])
+        counts[reason] += 1
+        example.setdefault(reason, f"{line['file']} {line['row']}".strip())
     return [(reason, count, example[reason]) for reason, count in counts.most_common(12)]

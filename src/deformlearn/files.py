@@ -47,6 +47,16 @@ def place(text: str | AnyPath) -> AnyPath:
     return Path(found.path) if found.protocol in ("file", "local") else found
 
 
+def require_local(folder: Path) -> None:
+    """Refuse a URL where only a folder of this machine will do; pathlib takes it for one called "s3:"."""
+    scheme, separator, _ = str(folder).partition(":/")
+    if separator and len(scheme) > 1 and "/" not in scheme:
+        raise InputError(
+            f"{folder} is a URL, but this is written to a folder of this machine; give one, and copy it to "
+            f"the store afterwards"
+        )
+
+
 def write_atomically(path: AnyPath, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 

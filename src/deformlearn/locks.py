@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError, remedy
+from deformlearn.files import require_local
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _RESTART = 10.0
@@ -21,6 +24,7 @@ def held(folder: Path, *, team: Team = ALONE, otherwise: str = "choose another f
     Of a team, rank 0 alone takes it. Somebody else's work there is an InputError, and so is a folder
     that cannot be written in.
     """
+    require_local(folder)
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,3 +43,20 @@ def held(folder: Path, *, team: Team = ALONE, otherwise: str = "choose another f
             f"cannot write in {folder}: {error.strerror or error}; {remedy(error)}"
         ) from error
     return lock
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """A block in which nobody else works in a folder; its lock is gone afterwards.
+
+    So is a folder in which nothing was written. Somebody else's work there is an InputError.
+    """
+    lock = held(folder, otherwise="give another --out")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            Path(lock.lock_file).unlink()  # while it is held: nobody can have taken it since
+        lock.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if there is nothing in it

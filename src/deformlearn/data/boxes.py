@@ -98,10 +98,10 @@ def read_boxes(path: Path) -> Boxes:
     """The boxes of a file, or of a folder of one json an image, whichever known form they have.
 
     SPIN's {"bbox": [x, y, w, h]}; OpenPose's people (the box of their confident key points);
-    {image: box or boxes}; a list of records with image or frame, bbox and track_id; csv with a
-    header (image or frame, x, y, w, h, track); MOTChallenge's txt or csv without one (whose frames
-    count from 1; here they count from 0). Rows that are no boxes are listed; no box at all, or a file of
-    another kind, is an InputError.
+    {image: box or boxes}; a list of records with image or frame, bbox and track_id; a whole COCO
+    file (its people, under the names of their images); csv with a header (image or frame, x, y, w,
+    h, track); MOTChallenge's txt or csv without one (whose frames count from 1; here they count from
+    0). Rows that are no boxes are listed; no box at all, or a file of another kind, is an InputError.
     """
     if path.is_dir():
         files = sorted(path.glob("*.json"))
@@ -201,6 +201,10 @@ def _json_rows(path: Path, name: str) -> Iterator[tuple[str, _Row]]:
                 yield f"{path}, person {number}", row
     elif isinstance(content, dict) and "bbox" in content:
         yield str(path), _record(content, name)
+    elif isinstance(content, dict) and all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
+        yield from _coco_rows(path, content)
     elif isinstance(content, dict):
         for image, people in content.items():
             for number, one in enumerate(_several(people)):
@@ -214,6 +218,28 @@ def _json_rows(path: Path, name: str) -> Iterator[tuple[str, _Row]]:
             f"{path} holds {_short(content)}; wanted boxes of people: an object of images, or a list "
             f"of records with image or frame, and bbox"
         )
+
+
+def _coco_rows(path: Path, content: dict[str, Any]) -> Iterator[tuple[str, _Row]]:
+    """The people of a whole COCO file; other things in it are passed over."""
+    images, categories = (
+        [one for one in several if isinstance(one, dict)]
+        for several in (content["images"], _several(content.get("categories", [])))
+    )
+    names = {str(one.get("id")): one.get("file_name") for one in images}
+    people = {str(one.get("id")) for one in categories if one.get("name") == "person"}
+    for number, one in enumerate(content["annotations"]):
+        where = f"{path}, annotation {number}"
+        if not isinstance(one, dict):
+            yield where, _Row(_Nothing("is no annotation"))
+        elif people and str(one.get("category_id")) not in people:
+            continue
+        elif one.get("iscrowd"):
+            yield where, _Row(_Nothing("marks a crowd"))
+        elif not (name := names.get(str(one.get("image_id")))):
+            yield where, _Row(_Nothing(f"no image has the id {_short(one.get('image_id'))}"))
+        else:
+            yield where, _Row(one.get("bbox"), name, track=one.get("track_id", ""))
 
 
 def _named_by(file: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from deformlearn.body import BodyTemplate
@@ -12,12 +10,13 @@ from deformlearn.data.shards import read_info, read_people, splits
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.truth import has_truth, unusable_truth
 from deformlearn.errors import InputError
+from deformlearn.files import AnyPath
 
 _THUMBNAIL = 16
 """Images are decoded to this side (px): enough to find a broken one."""
 
 
-def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> list[Rejected]:
+def check_dataset(folder: AnyPath, template: BodyTemplate, *, console: Console) -> list[Rejected]:
     """Print what a data set holds and every bad row; returns the bad ones.
 
     A folder that is no data set, or one made for another template, is an InputError.
@@ -26,18 +25,20 @@ def check_dataset(folder: Path, template: BodyTemplate, *, console: Console) -> 
     found = splits(folder)
     if not found:
         raise InputError(f"{folder} has no shard in observations/; see docs/data_format.md")
-    console.print(f"{folder}: template {info.template} ({info.fingerprint}), joints {info.joints}")
+    # Brackets are part of a name, not rich's markup.
+    head = f"{folder}: template {info.template} ({info.fingerprint}), joints {info.joints}"
+    console.print(head, markup=False)
     bad: list[Rejected] = []
     for split in found:
         rejected, people = _check_split(folder, split, template)
-        console.print(f"{split}: {people} good rows, {len(rejected)} bad")
+        console.print(f"{split}: {people} good rows, {len(rejected)} bad", markup=False)
         for one in rejected:
             console.print(f"  {one.where}: {one.reason}", soft_wrap=True, markup=False)
         bad += rejected
     return bad
 
 
-def _check_split(folder: Path, split: str, template: BodyTemplate) -> tuple[list[Rejected], int]:
+def _check_split(folder: AnyPath, split: str, template: BodyTemplate) -> tuple[list[Rejected], int]:
     try:
         people = read_people(folder, split, template)
     except InputError as error:

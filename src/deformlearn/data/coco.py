@@ -27,7 +27,7 @@ from deformlearn.data.person_boxes import (
 )
 from deformlearn.data.shards import Row
 from deformlearn.data.soundness import Rejected
-from deformlearn.data.sources import Entry, Person, Source
+from deformlearn.data.sources import Entry, Person, Source, require_keypoints
 from deformlearn.errors import InputError
 
 _MARGIN = 0.1
@@ -49,6 +49,9 @@ class CocoKeypoints(Source):
     """The folder that file names are in."""
     min_keypoints: int = 10
     """Labelled key points a person needs."""
+
+    def __post_init__(self) -> None:
+        require_keypoints(self.min_keypoints)
 
     @property
     def joints(self) -> str:

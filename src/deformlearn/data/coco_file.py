@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deformlearn.data.json_stream import read_sections
-from deformlearn.data.person_boxes import image_size
+from deformlearn.data.person_boxes import finite, image_size
 from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry
 from deformlearn.errors import InputError
@@ -236,7 +236,13 @@ def image_of(label: Labelled, folder: Path) -> tuple[Path, tuple[int, int]]:
     path = Path(found).absolute()
     size = image_size(path)
     told = label.image.get("width"), label.image.get("height")
-    if None not in told and told != size:
+    if None in told:
+        return path, size
+    if None in map(finite, told):
+        raise InputError(
+            f"the width or height of its image in the file is no number: {told[0]!r}, {told[1]!r}"
+        )
+    if told != size:
         raise InputError(
             f"its image {path} is {size[0]}x{size[1]} pixels but its labels are for "
             f"{told[0]}x{told[1]}; give the images at their original size"

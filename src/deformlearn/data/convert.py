@@ -44,6 +44,8 @@ class Converted:
     rows: list[Row]
     truths: list[TruthRow]
     rejected: list[Rejected]
+    bare: list[str]
+    """Why a row has no dense points, for each that has none; "" where nobody was to give it any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,11 @@ class Converter:
         if self.charts is None:
             raise InputError("DensePose labels need --charts: DensePose's UV_Processed.mat")
         return read_densepose_charts(self.charts)
+
+    def require_charts(self) -> None:
+        """Refuse charts that cannot be read, whether anybody comes to need them or not."""
+        if self.charts is not None:
+            read_densepose_charts(self.charts)
 
     def rows(self, people: list[Person], joints: str) -> Converted:
         """Sound rows of these people, their truth, and who could not be used and why."""
@@ -87,7 +94,13 @@ class Converter:
             for row in rows
             if by_key[row.key].joints_mm is not None
         ]
-        return Converted(rows, truths, rejected)
+        bare = [self._why_bare(by_key[row.key]) for row in rows if not len(row.points)]
+        return Converted(rows, truths, rejected, bare)
+
+    def _why_bare(self, person: Person) -> str:
+        if person.dense is not None:
+            return "none of its dense points lies on the template"
+        return person.notes[-1] if self.enrich is not None and person.notes else ""
 
     def _on_template(self, people: list[Person]) -> list[Person]:
         """DensePose labels of everyone, carried to the template in one go."""
@@ -159,6 +172,8 @@ class Converter:
         x, y, width, height = person.box
         if not (math.isfinite(x + y + width + height) and width > 0 and height > 0):
             raise InputError(f"its box {person.box} has no extent")
+        path = "" if isinstance(person.image, Frame) else str(person.image)
+        _require_text(person.key, path)
         half = max(width, height) / 2 * (1 + self.config.margin)
         crop = (x + width / 2, y + height / 2, half)
         dense = person.dense if isinstance(person.dense, SurfacePoints) else _NO_POINTS
@@ -166,7 +181,6 @@ class Converter:
         if picture is not None:
             side = self.config.crops or _FRAME_CROP
             image = _jpeg(picture, crop, side)
-        path = "" if isinstance(person.image, Frame) else str(person.image)
         return Row(
             key=person.key,
             crop=crop,
@@ -183,6 +197,15 @@ class Converter:
             camera=person.camera,
             frame=person.frame,
         )
+
+
+def _require_text(*names: str) -> None:
+    """Shards hold UTF-8; a file's name may be bytes that are none."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError("its name is not UTF-8; rename its file") from error
 
 
 _NO_POINTS = SurfacePoints(np.zeros((0, 2)), np.zeros(0, np.int64), np.zeros((0, 3)), np.zeros(0))

@@ -154,9 +154,11 @@ def _numbers(text: str | None) -> Float[np.ndarray, "n"]:
 def _takes(rows: Sequence[Sequence[str]], subjects: Sequence[str]) -> tuple[Take, ...]:
     """One take for each row that begins with an action's and a trial's number, and each subject."""
     found = []
-    for number, trial, *names in rows[1:]:
-        if not (number.isdigit() and trial.isdigit()):
+    for row in rows[1:]:
+        # Headings stand between the actions. int() reads fewer digits than isdigit() knows: not "²".
+        if len(row) < 2 or not all(cell.isascii() and cell.isdigit() for cell in row[:2]):
             continue
+        _, trial, *names = row
         for subject, name in zip(subjects, names, strict=False):
             action = _split_name(name)[0]
             if action in ACTIONS:

@@ -8,38 +8,48 @@ there, a killed import goes on with the chunk it was at, and memory holds a few 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import re
 import shutil
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from deformlearn.body import BodyTemplate
 from deformlearn.config import ImportConfig
-from deformlearn.crew import crew, in_order
+from deformlearn.crew import crew, in_order, require_workers
+from deformlearn.data.chunks import (
+    AFTER_ALL,
+    Tally,
+    any_done,
+    changed,
+    counted,
+    digest_of,
+    main_reasons,
+    read_tally,
+    record_of,
+    rejects,
+    write_record,
+    write_table,
+)
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
 from deformlearn.data.shards import DatasetInfo, read_info, shards, write_info, write_rows
-from deformlearn.data.soundness import Rejected, without_details
+from deformlearn.data.soundness import Rejected
 from deformlearn.data.sources import Entry, Person, Source
 from deformlearn.data.truth import write_truth
 from deformlearn.errors import InputError, remedy
 from deformlearn.files import write_atomically
+from deformlearn.locks import alone_in
 from deformlearn.progress import QUIET, Watch
 from deformlearn.skeleton import joint_set
 
 _KINDS = ("observations", "truth")
-
-_AFTER_ALL = 99_999
-"""Number of the table of rejects that no single chunk could know of."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +62,10 @@ class Imported:
     """Dense correspondences of all rows."""
     bare: int
     """Rows without any."""
+    bare_because: str = ""
+    """The main reasons, where points were to be had."""
     already: bool = field(default=False, compare=False)
     """It had been done before; nothing was written."""
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """What one chunk came to."""
-
-    rows: int
-    rejected: int
-    points: int
-    bare: int
 
 
 def import_source(
@@ -79,59 +81,67 @@ def import_source(
 ) -> Imported:
     """Convert everything in `source` to rows of the split in the data set `out`.
 
-    The same call goes on where it was killed and does nothing where it was finished; another source
-    or other options in the same place are an InputError, as is a source without one good row. What
-    could not be used is in `out/rejects-<split>.csv`.
+    The same call goes on where it was killed and does nothing where it was finished. Another source, one
+    whose files have changed, or other options in the same place are an InputError; so are a source
+    without one good row, and points that were to reach everybody and reached nobody. One process at a
+    time works in `out`. What could not be used is in `out/rejects-<split>.csv`.
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", split):
         raise InputError(f"a split is named by letters, digits and _, got {split!r}")
+    require_workers(workers)
     recipe = _recipe(source, template, converter, config)
     record = out / f"import-{split}.json"
     if record.exists():
         return _finished_before(record, recipe, out)
-    info = _info(out, source, template, converter)
-    work = out / f".import-{split}"
-    _claim(work, recipe, out, split)
-    try:
-        with watch.stage(f"import {split}", None) as advance:
-            counted = _count_beside(source, advance)
-            total = _convert_all(source, converter, work, split, config, workers, advance)
-            counted.join()
-    except InputError:
-        _leave_no_trace(work, out)
-        raise
-    if not total.rows:
-        _write_table_of_rejects(work, out, split)
-        reasons = _main_reasons(work, split)
+    converter.require_charts()
+    with alone_in(out):
+        if record.exists():  # by another process, a moment ago
+            return _finished_before(record, recipe, out)
+        info = _info(out, source, template, converter)
+        work = out / f".import-{split}"
+        _claim(work, recipe, out, split)
+        try:
+            with watch.stage(f"import {split}", None) as advance:
+                counting = _count_beside(source, advance)
+                whole = _convert_all(source, converter, work, split, config, workers, advance)
+                counting.join()
+        except InputError:
+            if not any_done(work):  # what had begun can go on
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        _require_people(whole, converter, work, out, split)
+        _note_duplicates(work, split)
+        _move_into_place(work, out, split)
+        write_info(out, info)
+        rejected = sum(1 for _ in rejects(work, split))
+        bare = sum(whole.bare.values())
+        result = Imported(
+            _rows_of(out, split), rejected, whole.points, bare, main_reasons(whole.bare)
+        )
+        content = {"recipe": recipe, **asdict(result)}
+        write_atomically(record, json.dumps(content, indent=2).encode())
+        shutil.rmtree(work)
+        return result
+
+
+def _require_people(whole: Tally, converter: Converter, work: Path, out: Path, split: str) -> None:
+    """Refuse a source of nobody, and points promised to all that reached nobody."""
+    if not whole.rows:
+        write_table(work, out, split)
+        reasons = main_reasons(counted([row[2] for row in rejects(work, split)]))
         shutil.rmtree(work)
         raise InputError(
-            f"nothing could be imported: all {total.rejected} entries were rejected ({reasons}); "
+            f"nothing could be imported: all {whole.rejected} entries were rejected ({reasons}); "
             f"see {out / f'rejects-{split}.csv'}"
-            if total.rejected
+            if whole.rejected
             else "nothing could be imported: the source is empty"
         )
-    _note_duplicates(work, split)
-    _move_into_place(work, out, split)
-    write_info(out, info)
-    rejected = sum(1 for _ in _rejects(work, split))
-    result = Imported(_rows_of(out, split), rejected, total.points, total.bare)
-    content = {"recipe": recipe, **asdict(result)}
-    write_atomically(record, json.dumps(content, indent=2).encode())
-    shutil.rmtree(work)
-    return result
-
-
-def _main_reasons(work: Path, split: str) -> str:
-    counts = Counter(without_details(row[2]) for row in _rejects(work, split))
-    return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))
-
-
-def _leave_no_trace(work: Path, out: Path) -> None:
-    """Take away what an import made that could not begin; one that had begun can go on."""
-    if not any((work / "rejects").glob("*.csv")):
-        shutil.rmtree(work, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            out.rmdir()  # only if there is nothing else in it
+    if converter.enrich is not None and not whole.points:
+        shutil.rmtree(work)
+        raise InputError(
+            f"none of {whole.rows} people got a dense point ({main_reasons(whole.bare)}); "
+            f"mend that, or import them without"
+        )
 
 
 def _rows_of(out: Path, split: str) -> int:
@@ -143,11 +153,25 @@ def _recipe(
 ) -> dict:
     """What the result depends on, as plain text that can be compared."""
     return {
-        "source": repr(source),
+        "source": [repr(source), *_files_of(source)],
         "template": template.fingerprint,
-        "converter": repr(converter),
+        "converter": [repr(converter), *_files_of(converter)],
         "options": asdict(config),
     }
+
+
+def _files_of(value: Any) -> list[str]:
+    """Where the files and folders are that a dataclass names; of files also what tells if they change."""
+    if isinstance(value, Path):
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # whoever reads it says what is wrong with it
+            stat, place = value.stat(), str(value.resolve())
+            return [place if value.is_dir() else f"{place} {stat.st_size} {stat.st_mtime_ns}"]
+    if not is_dataclass(value):
+        return []
+    named = (getattr(value, one.name) for one in fields(value) if one.repr)
+    return [place for one in named for place in _files_of(one)]
 
 
 def _info(out: Path, source: Source, template: BodyTemplate, converter: Converter) -> DatasetInfo:
@@ -177,14 +201,14 @@ def _finished_before(record: Path, recipe: dict, out: Path) -> Imported:
     try:
         found = json.loads(record.read_text("utf-8"))
         numbers = {name: int(found[name]) for name in ("rows", "rejected", "points", "bare")}
-        before = Imported(**numbers, already=True)
+        before = Imported(**numbers, bare_because=str(found["bare_because"]), already=True)
         differing = [key for key in recipe if found["recipe"].get(key) != recipe[key]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{record} is damaged ({error}); delete {out}") from error
     if differing:
         raise InputError(
-            f"{record} says that this split was imported from another {differing[0]}; "
-            f"give another --out or --split"
+            f"{record} says that this split was imported from another {differing[0]}, or from files "
+            f"that have changed; give another --out or --split, or delete {out} to import again"
         )
     return before
 
@@ -201,11 +225,12 @@ def _claim(work: Path, recipe: dict, out: Path, split: str) -> None:
             for stale in work.rglob(".*.part"):  # of a process that was killed while it wrote
                 stale.unlink()
             return
-        if any(path.suffix == ".csv" for path in (work / "rejects").glob("*")):
+        if any_done(work):
             raise InputError(
-                f"{work} holds an unfinished import with another source or other options; "
-                f"go on with those, or delete it"
+                f"{work} holds an unfinished import of another source, of files that have changed, or "
+                f"with other options; go on with those, or delete it"
             )
+        shutil.rmtree(work)
     elif any((out / "observations").glob(f"{split}-*.parquet")):
         raise InputError(
             f"{out} already has a split {split!r} that was not imported; give another --out or --split"
@@ -234,41 +259,39 @@ def _convert_all(
     config: ImportConfig,
     workers: int,
     advance: Callable,
-) -> _Tally:
-    tallies: list[_Tally] = []
-    done = 0
+) -> Tally:
+    whole = Tally()
+    made = done = 0
     items = source.entries()
     chunks = iter(lambda: list(islice(items, source.chunk)), [])
 
-    def finish(result: tuple[_Tally, int]) -> None:
-        nonlocal done
-        tallies.append(result[0])
+    def finish(result: tuple[Tally, int]) -> None:
+        nonlocal whole, made, done
+        whole += result[0]
+        made += 1
         done += result[1]
         advance(done)
 
-    if workers <= 1:
-        for number, chunk in enumerate(chunks):
-            tally = _done(work, split, number)
-            if tally is None:
-                tally = _convert(source, converter, work, split, number, chunk)
-            finish((tally, len(chunk)))
-        return _sum(tallies)
-
-    def begun(number: int, chunk: list[Entry | Rejected]) -> Callable[[], tuple[_Tally, int]]:
-        if (tally := _done(work, split, number)) is not None:
+    def begun(number: int, chunk: list[Entry | Rejected]) -> Callable[[], tuple[Tally, int]]:
+        tally = read_tally(record_of(work, split, number), digest_of(chunk))
+        if tally is not None:
             return lambda: (tally, len(chunk))
         task = submit(_convert, source, converter, work, split, number, chunk)
         return lambda: (task.result(), len(chunk))
 
-    with crew(workers) as submit:
-        for result in in_order(map(begun, count(), chunks), 2 * workers):
-            finish(result)
-    return _sum(tallies)
-
-
-def _sum(tallies: Sequence[_Tally]) -> _Tally:
-    columns = zip(*(astuple(one) for one in tallies), strict=True)
-    return _Tally(*(sum(column) for column in columns)) if tallies else _Tally(0, 0, 0, 0)
+    if workers == 1:
+        for number, chunk in enumerate(chunks):
+            tally = read_tally(record_of(work, split, number), digest_of(chunk))
+            if tally is None:
+                tally = _convert(source, converter, work, split, number, chunk)
+            finish((tally, len(chunk)))
+    else:
+        with crew(workers) as submit:
+            for result in in_order(map(begun, count(), chunks), 2 * workers):
+                finish(result)
+    if (beyond := record_of(work, split, made)).exists():
+        raise changed(beyond)
+    return whole
 
 
 def _convert(
@@ -278,8 +301,8 @@ def _convert(
     split: str,
     number: int,
     chunk: list[Entry | Rejected],
-) -> _Tally:
-    """Turn a chunk into a shard. The table of rejects is written last: it says the rest is there."""
+) -> Tally:
+    """Turn a chunk into a shard. Its record is written last: it says that the rest is there."""
     people: list[Person] = []
     rejected: list[Rejected] = []
     for item in chunk:
@@ -299,66 +322,22 @@ def _convert(
         write_rows(work, split, number, converted.rows)
     if converted.truths:
         write_truth(work, split, number, converted.truths)
-    counts = [len(row.points) for row in converted.rows]
-    tally = _Tally(len(counts), len(rejected), sum(counts), counts.count(0))
-    _write_rejects(_rejects_path(work, split, number), rejected, tally)
+    points = sum(len(row.points) for row in converted.rows)
+    tally = Tally(len(converted.rows), len(rejected), points, counted(converted.bare))
+    write_record(record_of(work, split, number), digest_of(chunk), tally, rejected)
     return tally
-
-
-def _rejects_path(work: Path, split: str, number: int) -> Path:
-    return work / "rejects" / f"{split}-{number:05d}.csv"
-
-
-def _write_rejects(path: Path, rejected: Sequence[Rejected], tally: _Tally) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(astuple(tally))
-    for one in rejected:
-        writer.writerow([*_file_and_row(one.where), " ".join(one.reason.split())])
-    write_atomically(path, text.getvalue().encode())
-
-
-def _file_and_row(where: str) -> tuple[str, str]:
-    """`where` cut after the file it names."""
-    found = re.match(r"(.*?\.\w+)[\s:,]+(.+)", where)
-    return (found[1], found[2]) if found else (where, "")
-
-
-def _done(work: Path, split: str, number: int) -> _Tally | None:
-    path = _rejects_path(work, split, number)
-    if not path.exists():
-        return None
-    with open(path, newline="", encoding="utf-8") as file:
-        return _Tally(*(int(value) for value in next(csv.reader(file))))
-
-
-def _rejects(work: Path, split: str) -> Iterator[list[str]]:
-    """The rows (file, row, reason) of all finished chunks."""
-    for path in sorted((work / "rejects").glob(f"{split}-*.csv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            next(rows)
-            yield from rows
 
 
 def _note_duplicates(work: Path, split: str) -> None:
     """Leave out rows whose key an earlier row has, and list them."""
     dropped = drop_duplicates(work, split)
     if dropped:
-        path = _rejects_path(work, split, _AFTER_ALL)
-        _write_rejects(path, dropped, _Tally(0, len(dropped), 0, 0))
-
-
-def _write_table_of_rejects(work: Path, out: Path, split: str) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["file", "row", "reason"])
-    writer.writerows(_rejects(work, split))
-    write_atomically(out / f"rejects-{split}.csv", text.getvalue().encode())
+        path = record_of(work, split, AFTER_ALL)
+        write_record(path, "", Tally(rejected=len(dropped)), dropped)
 
 
 def _move_into_place(work: Path, out: Path, split: str) -> None:
-    _write_table_of_rejects(work, out, split)
+    write_table(work, out, split)
     try:
         for kind in _KINDS:
             for path in sorted((work / kind).glob(f"{split}-*.parquet")):

@@ -23,7 +23,7 @@ from deformlearn.data.person_boxes import (
     require_inside,
 )
 from deformlearn.data.soundness import Rejected
-from deformlearn.data.sources import Entry, Person, Source
+from deformlearn.data.sources import Entry, Person, Source, require_keypoints
 from deformlearn.errors import InputError
 from deformlearn.matlab import Matrix, read_variable
 from deformlearn.skeleton import joint_set
@@ -54,6 +54,9 @@ class Mpii(Source):
     images: Path
     min_keypoints: int = 10
     """Labelled key points a person needs."""
+
+    def __post_init__(self) -> None:
+        require_keypoints(self.min_keypoints)
 
     @property
     def joints(self) -> str:

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from PIL import ExifTags, Image
 
 from deformlearn.data.json_stream import read_object
 from deformlearn.data.person_boxes import box_in_image, hull_box, image_size, require_inside
 from deformlearn.data.soundness import Rejected
-from deformlearn.data.sources import Entry, Frame, Person, Source
+from deformlearn.data.sources import Entry, Frame, Person, Source, require_keypoints
 from deformlearn.errors import InputError
 from deformlearn.skeleton import joint_set
 
@@ -28,6 +29,8 @@ SUFFIX = "_keypoints.json"
 _SPELLINGS = ("pose_keypoints_2d", "pose_keypoints")
 _BODIES = {75: "body25", 54: "openpose18"}
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_TURNED = range(2, 9)
+"""EXIF's orientations but for 1, which is upright; other numbers mean nothing."""
 _NORMALISED = 1.5
 """No person's key points span so few pixels; --keypoint_scale 3 and 4 write numbers in [-1, 1]."""
 
@@ -47,6 +50,9 @@ class OpenPose(Source):
     """Key points a person needs."""
     keypoint_scale: Literal[0, 3, 4] = 0
     """OpenPose's option of that name: 0 pixels of the source, 3 in [0, 1], 4 in [-1, 1]."""
+
+    def __post_init__(self) -> None:
+        require_keypoints(self.min_keypoints)
 
     @property
     def joints(self) -> str:
@@ -90,6 +96,7 @@ class OpenPose(Source):
             for spelling in (suffix, suffix.upper()):
                 path = (self.images / f"{stem}{spelling}").absolute()
                 if path.is_file():
+                    _require_upright(path)
                     return path, image_size(path)
         raise InputError(f"its image {self.images / stem}.jpg (or .png, ...) is missing")
 
@@ -133,6 +140,23 @@ class OpenPose(Source):
                 f"say so, or run OpenPose with --keypoint_scale 0"
             )
         return points
+
+
+def _require_upright(path: Path) -> None:
+    """OpenPose, as OpenCV does, turns an image as its EXIF says; crops are cut from what is stored."""
+    try:
+        with Image.open(path) as image:
+            # A PNG that tells its orientation after its pixels would have to be decoded for it.
+            told = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        orientation = told.get(ExifTags.Base.Orientation, 1)
+    # Pillow's readers fail in many ways on damaged files.
+    except Exception as error:
+        raise InputError(f"its image {path} cannot be read ({error})") from error
+    if orientation in _TURNED:
+        raise InputError(
+            f"its image {path} is stored turned (EXIF orientation), so its pixels and OpenPose's may not "
+            f"match; save it upright without the tag and run OpenPose on that"
+        )
 
 
 def _modified(folder: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,9 @@ _WANTED = (
     "DensePose's results: *_IUV.png or a folder of them, a challenge json, or a dump of "
     "apply_net.py"
 )
+
+_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .ppm .jp2".split())
+"""What is cut off an image's name. Other dots are part of it: S9_Directions_1.60457274_000005."""
 
 
 @dataclass(frozen=True)
@@ -113,20 +116,47 @@ def open_predictions(
         raise InputError(
             f"an INDS image goes with an IUV png; {path} tells its people apart itself"
         )
-    images: dict[str, ImagePrediction] = {}
-    rejected: list[Rejected] = []
     if head.lstrip()[:1] in (b"[", b"{"):
         return _challenge(path, image_list)
     if head[:2] != b"PK" and not _may_be_pickle(head):
         raise InputError(f"{path} is none of {_WANTED}")
+    found: list[_Named] = []
+    rejected: list[Rejected] = []
     for one in read_dump(path):
         if isinstance(one, Rejected):
             rejected.append(one)
-        elif (name := str(Path(one[0]).with_suffix(""))) in images:
-            rejected.append(Rejected(one[1].where, f"{one[0]} stands in the dump twice"))
         else:
-            images[name] = one[1]
-    return Predictions(path, images, tuple(rejected))
+            found.append((one[0], one[1], [one[1].where]))
+    images, nameless = _by_name(found)
+    return Predictions(path, images, (*rejected, *nameless))
+
+
+_Named = tuple[str, ImagePrediction, Sequence[str]]
+"""An image's name in the file, what is said of it, and where."""
+
+
+def _by_name(found: Iterable[_Named]) -> tuple[dict[str, ImagePrediction], list[Rejected]]:
+    """Predictions by their images' names without suffixes, and those that this does not tell apart."""
+    images: dict[str, ImagePrediction] = {}
+    rejected: list[Rejected] = []
+    together: dict[str, list[_Named]] = defaultdict(list)
+    for one in found:
+        if (name := _without_suffix(one[0])) is None:
+            rejected += [Rejected(where, f"{one[0]!r} names no image") for where in one[2]]
+        else:
+            together[name].append(one)
+    for name, (first, *others) in together.items():
+        given = list(dict.fromkeys(one[0] for one in (first, *others)))
+        reason = f"{given[0]} stands in the file twice"
+        if len(given) == 1:
+            images[name] = first[1]
+        else:
+            others = [first, *others]
+            reason = (
+                f"{given[0]} and {given[1]} differ in their suffix alone; rename one of the images"
+            )
+        rejected += [Rejected(where, reason) for one in others for where in one[2]]
+    return images, rejected
 
 
 def _challenge(path: Path, image_list: Path | None) -> Predictions:
@@ -146,13 +176,14 @@ def _challenge(path: Path, image_list: Path | None) -> Predictions:
             where = f"{path}: result {place[0]}"
             rejected.append(Rejected(where, f"{image_list} has no image with the id {identity}"))
     numbered = image_list is None and all(name.isdigit() for name in rows)
-    images = {
-        name if numbered else str(Path(name).with_suffix("")): ChallengeImage(
-            path.absolute(), tuple(places)
-        )
-        for name, places in rows.items()
-    }
-    return Predictions(path, images, tuple(rejected), numbered)
+    found = {name: ChallengeImage(path.absolute(), tuple(places)) for name, places in rows.items()}
+    if numbered:
+        return Predictions(path, found, tuple(rejected), numbered)
+    images, nameless = _by_name(
+        (name, one, [f"{path}: result {number}" for number, _, _ in one.rows])
+        for name, one in found.items()
+    )
+    return Predictions(path, images, (*rejected, *nameless))
 
 
 def _image_names(path: Path) -> dict[Any, str]:
@@ -190,6 +221,14 @@ def _inds_of(iuv: Path, folder: Path) -> Path | None:
 def _may_be_pickle(head: bytes) -> bool:
     """Pickles of protocol 2 and later begin with it; older ones with a mark or an empty list."""
     return head[:1] in (b"\x80", b"(", b"]")
+
+
+def _without_suffix(name: str) -> str | None:
+    """An image's name without the suffix of its format; None for what names nothing, as "." or "/"."""
+    path = Path(name)
+    if path.name in ("", ".."):
+        return None
+    return str(path.with_suffix("") if path.suffix.lower() in _SUFFIXES else path)
 
 
 def _parts(image: Path | Frame) -> tuple[str, ...]:

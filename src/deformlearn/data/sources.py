@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deformlearn.data.soundness import Rejected
+from deformlearn.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ class Entry:
     """File and row, as a person would look for them."""
     content: Any
     """Plain data that travels to a worker process."""
+
+
+def require_keypoints(least: int) -> None:
+    """Refuse to ask for people of no key point: nobody could be placed by none."""
+    if least < 1:
+        raise InputError(f"a person needs at least 1 key point, got min_keypoints {least}")
 
 
 class Source(ABC):

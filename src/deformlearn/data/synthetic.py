@@ -19,7 +19,7 @@ import torch
 from deformlearn import runtime
 from deformlearn.agreement import agree
 from deformlearn.config import SyntheticConfig
-from deformlearn.crew import Submit, crew, in_order
+from deformlearn.crew import Submit, crew, in_order, require_workers
 from deformlearn.data.labels import KEYPOINTS
 from deformlearn.data.photographs import PIECE, Stage, labelling, photograph, to_row
 from deformlearn.data.shards import DatasetInfo, Row, write_atomically, write_info, write_rows
@@ -84,6 +84,7 @@ def synthesize(
     "__main__"`). Each process of a team makes shards of its own, and reports the progress of those.
     """
     with team.refuse_together():
+        require_workers(workers)
         _check(config)
         where = runtime.device(device)
         studio = Studio.open()
