@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from fractions import Fraction
 
@@ -234,6 +235,37 @@ def test_names_never_meet(trained, template, photographs, tmp_path):
     again.write_bytes(photographs[0].read_bytes())
     people = predict_to_files(trained, [photographs[0], again], tmp_path / "o", template)
     assert people.keys == ["0", "0-2"]
+
+
+def test_names_never_meet_where_capitals_are_not_told_apart(
+    trained, template, photographs, tmp_path
+):
+    sources = [tmp_path / name / f"{name}.png" for name in "aA"]
+    for source in sources:
+        source.parent.mkdir()
+        source.write_bytes(photographs[0].read_bytes())
+    people = predict_to_files(trained, sources, tmp_path / "o", template)
+    assert people.keys == ["a", "A-2"]
+
+
+def test_a_name_that_no_file_can_have_costs_nothing(trained, template, photographs, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = photographs[0].read_bytes()
+    for name in (b"caf\xe9.png", b"x" * 245 + b".png", b"z.png"):
+        (folder / os.fsdecode(name)).write_bytes(content)
+    people = predict_to_files(trained, [folder], tmp_path / "o", template)
+    assert people.keys == ["caf_", "x" * 180, "z"]
+    stored = read_estimates(tmp_path / "o" / "estimates.parquet", template)
+    assert stored.keys == people.keys
+    assert all((tmp_path / "o" / f"{key}.png").is_file() for key in people.keys)
+
+
+def test_a_long_track_gives_way_to_its_number(trained, template, photographs, tmp_path):
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(f"image,x,y,w,h,track\n0.png,0,0,20,30,{'t' * 250}\n0.png,9,0,20,30,ann\n")
+    people = predict_to_files(trained, photographs[:1], tmp_path / "o", template, boxes=boxes)
+    assert people.keys == ["0_p0", "0_pann"]
 
 
 def test_refined_videos_carry_their_quality(template, film, tmp_path):

@@ -152,7 +152,7 @@ def file_names(keys: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     names = []
     for key in keys:
-        safe = name = _safe(key)
+        safe = name = safe_name(key)
         again = 2
         while name.casefold() in taken:
             name, again = f"{safe}-{again}", again + 1
@@ -161,7 +161,11 @@ def file_names(keys: Sequence[str]) -> list[str]:
     return names
 
 
-def _safe(key: str) -> str:
+def safe_name(key: str) -> str:
+    """The key as a file name of at most `_LONGEST` bytes that every file system takes.
+
+    Others may get the same; `file_names` keeps them apart.
+    """
     name = unicodedata.normalize("NFC", key)
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]', "_", name).strip(" .")
     # A cut between two bytes of one letter drops the letter.
