@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from deformlearn import results
 from deformlearn.camera import Crop
 from deformlearn.config import RegressorConfig
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.images import to_pixels
 from deformlearn.data.video import VideoWriter, frame_count, frame_rate, read_frames
 from deformlearn.errors import InputError
-from deformlearn.predict import around_box, predict_images, whole_image
+from deformlearn.predict import around_box, predict_crops, predict_images, whole_image
 from deformlearn.progress import Watch
 from deformlearn.regressor import build_network, predict_dataset, save_network
 from deformlearn.results import predict_to_files
@@ -266,6 +267,29 @@ def test_a_long_track_gives_way_to_its_number(trained, template, photographs, tm
     boxes.write_text(f"image,x,y,w,h,track\n0.png,0,0,20,30,{'t' * 250}\n0.png,9,0,20,30,ann\n")
     people = predict_to_files(trained, photographs[:1], tmp_path / "o", template, boxes=boxes)
     assert people.keys == ["0_p0", "0_pann"]
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_who_the_network_makes_no_person_of_is_left_out_and_named(
+    template, photographs, tmp_path, monkeypatch, refine
+):
+    network = build_network(replace(TINY, auxiliary=True), template, "smpl24")
+    save_network(network, tmp_path / "network.safetensors")
+
+    def broken(*people, device):
+        estimate, keypoints, confidence = predict_crops(*people, device=device)
+        estimate.body.pose[0], keypoints[0] = torch.nan, torch.nan
+        return estimate, keypoints, confidence
+
+    monkeypatch.setattr(results, "predict_crops", broken)
+    watch, lines = said()
+    out, path = tmp_path / "o", tmp_path / "network.safetensors"
+    people = predict_to_files(path, photographs, out, template, refine=refine, watch=watch)
+    assert people.keys == ["1"]
+    assert sorted(file.name for file in out.iterdir())[:3] == ["1.npz", "1.obj", "1.png"]
+    assert "left out: 0: what the network says of it is no person" in lines
+    with pytest.raises(InputError, match="nothing to predict from: 0: what the network says"):
+        predict_to_files(path, photographs[:1], out, template, refine=refine)
 
 
 def test_refined_videos_carry_their_quality(template, film, tmp_path):

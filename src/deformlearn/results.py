@@ -28,7 +28,7 @@ from deformlearn.exports.about import mesh_comments
 from deformlearn.exports.axes import estimate_mesh
 from deformlearn.exports.meshes import write_obj
 from deformlearn.exports.npz import write_npz
-from deformlearn.exports.people import safe_name
+from deformlearn.exports.people import safe_name, usable
 from deformlearn.lifter import Lifter, load_lifter
 from deformlearn.observations import Observations, no_points
 from deformlearn.pictures import save_png
@@ -284,7 +284,16 @@ def _predict(
     pixels = torch.stack([view.pixels for view in views])
     estimate, keypoints, confidence = predict_crops(job.network, pixels, device=job.device)
     everyone = Estimates([view.key for view in views], estimate, crop)
-    if refine:
+    good = usable(everyone)
+    for view, sound in zip(views, good.tolist(), strict=True):
+        if not sound:
+            job.leave_out(f"{view.key}: what the network says of it is no person")
+    if not good.all():
+        views = [view for view, sound in zip(views, good.tolist(), strict=True) if sound]
+        everyone = everyone.select(good.nonzero()[:, 0].tolist())
+        keypoints = None if keypoints is None else keypoints[good]
+        confidence = None if confidence is None else confidence[good]
+    if refine and views:
         everyone = _refined(everyone, keypoints, confidence, job)
     inside = [
         [index for index, view in enumerate(views) if view.picture == row]
