@@ -39,10 +39,13 @@ from deformlearn.exports.photos import Photos
 from deformlearn.exports.placing import Motion
 from deformlearn.exports.smpl import require_smpl, write_smpl
 from deformlearn.exports.texture import Painter, Texture
-from deformlearn.findings import EstimatesFile, Findings
+from deformlearn.findings import EstimatesFile, Findings, Stage
 from deformlearn.progress import QUIET, Watch
 
 Format = Literal["glb", "bvh", "obj", "ply", "npz", "smpl"]
+
+_BEST_FIRST: tuple[Stage, ...] = ("registered", "predicted", "refined")
+"""What is exported where nobody says what."""
 
 _MOVING = ("glb", "bvh", "npz", "smpl")
 """Formats that hold the frames of a video in one file."""
@@ -106,10 +109,11 @@ def choose_file(
     stage: str | None = None,
     split: str | None = None,
 ) -> EstimatesFile:
-    """The file of estimates that a user means: of the last round the first that fits.
+    """The file of estimates that a user means: the first that fits of the last round that has the stage.
 
-    Fits stand before predictions before refined ones. Nothing that fits is an InputError which lists
-    what there is.
+    Where no stage is named, it is the best there is: fits stand before predictions before refined ones,
+    and fits of an earlier round before predictions where the last round's fits are damaged. Nothing
+    that fits is an InputError which lists what there is.
     """
     if found.kind == "data":
         raise InputError(
@@ -139,8 +143,8 @@ def choose_file(
         raise InputError(
             f"{found.path} has no estimates of {' '.join(filter(None, asked))}; it has {there}"
         )
-    last = max(file.round for file in fitting)
-    return next(file for file in fitting if file.round == last)
+    # Files of the same stage and round differ in their split alone: the first stays the first.
+    return min(fitting, key=lambda file: (_BEST_FIRST.index(file.stage), -file.round))
 
 
 def export_people(
