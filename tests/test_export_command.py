@@ -362,8 +362,10 @@ def test_files_that_are_there_are_replaced_whole(file, estimates, template_file,
     out.mkdir()
     (out / "carl.glb").write_bytes(b"old")
     (out / ".carl.glb.1234.part").write_bytes(b"half")  # of a killed export
+    (out / ".a.b.glb.1234.part").write_bytes(b"half")
     (out / "mine.txt").write_text("stays")
     export(file, "--to", "glb", "--out", out, "--template", template_file, "--people", "carl")
+    (out / ".a.b.glb.1234.part").unlink()  # another export may be at it: it is not cleared
     assert names(out) == ["carl.glb", "mine.txt"]
     before = (out / "carl.glb").read_bytes()
     export(file, "--to", "glb", "--out", out, "--template", template_file, "--people", "carl")
