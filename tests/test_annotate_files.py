@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +90,14 @@ def test_a_photograph_of_sixteen_bits_is_listed_and_passed_over(photos):
     Image.new("I;16", (4, 4)).save(photos / "c.png")
     _, rejected = find_photos(photos)
     assert "16 or 32-bit pixels" in rejected[0].reason
+
+
+def test_a_photo_whose_name_is_no_text_is_listed_and_passed_over(photos):
+    shutil.copy(os.fsencode(photos / "b.png"), os.fsencode(photos) + b"/caf\xe9.png")
+    found, rejected = find_photos(photos)
+    assert [photo.name for photo in found] == ["b.png", "more/a.jpg"]
+    assert [one.where for one in rejected] == ["caf\\udce9.png"]
+    assert "is not UTF-8; rename it" in rejected[0].reason
 
 
 @pytest.mark.parametrize(
@@ -258,6 +268,15 @@ def test_what_is_saved_is_read_again(tmp_path, template, photos):
     new = ImageMarks((person(pairs=6), person(pairs=2, number=2)), 3)
     archive.save(found, found[1], new)
     assert opened(tmp_path / "out", template, photos)[2] == {"more/a.jpg": new}
+
+
+def test_what_no_file_can_hold_comes_into_no_journal(tmp_path, template, photos):
+    archive, found, _ = opened(tmp_path / "out", template, photos)
+    before = sorted((tmp_path / "out").rglob("*"))
+    strange = replace(found[0], name="caf\udce9.png")
+    with pytest.raises(UnicodeEncodeError):
+        archive.save(found, strange, ImageMarks((person(pairs=6),), 2))
+    assert sorted((tmp_path / "out").rglob("*")) == before
 
 
 def test_the_data_set_is_accepted_by_check_and_holds_whole_people_only(tmp_path, template, photos):

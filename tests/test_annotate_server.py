@@ -283,6 +283,14 @@ def test_two_servers_never_share_a_folder(tmp_path, template, photos, server):
         pass
 
 
+def test_what_a_server_that_was_killed_left_half_written_is_cleared(tmp_path, template, photos):
+    for _ in range(2):
+        with serving(photos, tmp_path / "out", template, port=0):
+            assert not list((tmp_path / "out").rglob("*.part"))
+        (tmp_path / "out" / "observations").mkdir(exist_ok=True)
+        (tmp_path / "out" / "observations" / ".train-00000.parquet.7.part").touch()
+
+
 def test_a_template_without_the_landmarks_is_refused(tmp_path, template, photos):
     from dataclasses import replace
 

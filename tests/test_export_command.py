@@ -1,6 +1,7 @@
 """`deformlearn export`: what a user types, what comes out, and what is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -120,6 +121,26 @@ def test_a_run_gives_its_last_whole_registration_and_says_what_is_not_whole(
     export(run, *words, "--out", tmp_path / "d", "--people", "0")
     first, last = (np.load(tmp_path / which / "train-000.npz")["pose"] for which in "cd")
     assert not np.array_equal(first, last)
+
+
+def test_damaged_fits_of_the_last_round_never_change_who_is_exported(
+    run, template_file, tmp_path, capsys
+):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "round-2/predictions-test.parquet").write_bytes(
+        (run / "round-1/predictions-test.parquet").read_bytes()
+    )
+    fits = copy / "round-2/estimates.parquet"
+    fits.write_bytes(fits.read_bytes()[:3000])
+    words = (copy, "--to", "npz", "--template", template_file, "--people", "0")
+    export(*words, "--out", tmp_path / "a")
+    assert names(tmp_path / "a") == ["train-000.npz"]
+    said = capsys.readouterr().out
+    assert "the registered people (train) of round 1" in said
+    assert "round-2/estimates.parquet is not whole and is left out" in said
+    export(*words, "--out", tmp_path / "b", "--stage", "predicted")
+    assert "the predicted people (test) of round 2" in capsys.readouterr().out
 
 
 def test_what_a_run_does_not_have_is_refused_with_what_it_has(run, template_file, tmp_path, capsys):
@@ -341,8 +362,10 @@ def test_files_that_are_there_are_replaced_whole(file, estimates, template_file,
     out.mkdir()
     (out / "carl.glb").write_bytes(b"old")
     (out / ".carl.glb.1234.part").write_bytes(b"half")  # of a killed export
+    (out / ".a.b.glb.1234.part").write_bytes(b"half")
     (out / "mine.txt").write_text("stays")
     export(file, "--to", "glb", "--out", out, "--template", template_file, "--people", "carl")
+    (out / ".a.b.glb.1234.part").unlink()  # another export may be at it: it is not cleared
     assert names(out) == ["carl.glb", "mine.txt"]
     before = (out / "carl.glb").read_bytes()
     export(file, "--to", "glb", "--out", out, "--template", template_file, "--people", "carl")

@@ -131,6 +131,20 @@ def test_frames_are_grouped_by_video_and_track_in_their_order():
     ]
 
 
+def test_numbers_too_far_apart_for_frames_are_refused():
+    times = [f"cam0_{1403636579763555584 + 33333333 * row}" for row in range(6)]
+    with pytest.raises(
+        InputError, match="6 rows of 'cam0' have numbers from 1403636579763555584 to"
+    ):
+        videos(times, range(6))
+    (alone,) = videos(times, [4])
+    assert alone.frames == (1403636579896888916,)
+    (sparse,) = videos(["v_000000", "v_010200"], range(2))
+    assert sparse.frames == (0, 10200)
+    with pytest.raises(InputError, match="leave out --animate"):
+        videos(["v_000000", "v_010201"], range(2))
+
+
 def test_rows_are_read_a_few_at_a_time_and_in_the_order_of_frames(
     template, estimates, tmp_path, monkeypatch
 ):

@@ -12,6 +12,7 @@ from deformlearn.data.estimates import Estimates
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.exports.atlas import COLUMNS, GUTTER, atlas_of
+from deformlearn.exports.people import file_names
 from deformlearn.exports.photos import NewPhotos, StoredPhotos
 from deformlearn.exports.texture import NEUTRAL, Painter
 from deformlearn.render import turn
@@ -178,6 +179,26 @@ def test_new_pictures_are_found_by_name_and_cut_to_the_crop(person, tmp_path):
     (tmp_path / "carl.txt").touch()
     with pytest.raises(InputError, match="no picture of 'bert' or of anyone else who is wanted"):
         NewPhotos(tmp_path, ["bert", "carl"])
+
+
+def test_a_picture_is_found_by_what_predict_calls_its_person(person, tmp_path):
+    strange = tmp_path / f"{'y' * 200}: 1.png"
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(strange)
+    (key,) = file_names([strange.stem])
+    assert NewPhotos(tmp_path, [key]).of(person(key)).max() == 9
+
+
+def test_a_picture_called_as_another_ones_person_never_lends_its_colours(person, tmp_path):
+    for name, level in (("anna", 200), ("anna_p1", 50)):
+        Image.new("RGB", (32, 24), (level,) * 3).save(tmp_path / f"{name}.png")
+    photos = NewPhotos(tmp_path, ["anna_p1"])
+    # Who fills a picture is called as the picture; who was in a box may be of either.
+    assert photos.of(person("anna_p1", y=12.0, half=16.0))[:, 8, 8].tolist() == [50, 50, 50]
+    with pytest.raises(
+        InputError, match=r"anna_p1\.png and anna\.png, and either may show 'anna_p1'"
+    ):
+        photos.of(person("anna_p1"))
+    assert photos.of(person("anna_p2")).min() == 200
 
 
 def test_a_frame_of_a_video_is_its_photograph(person, tmp_path):

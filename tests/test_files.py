@@ -63,3 +63,8 @@ def test_a_streamed_file_is_whole_or_absent(tmp_path):
         file.write("no bytes")
     assert path.read_bytes() == b"one two"
     assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_name_that_is_too_long_is_to_be_made_shorter(tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*: File name too long; give it a shorter"):
+        write_atomically(tmp_path / ("x" * 300), b"")

@@ -209,6 +209,15 @@ def test_saved_lifters_come_back(template, tmp_path):
     torch.testing.assert_close(back.lift(batch).depths, made.lift(batch).depths)
 
 
+def test_a_lifter_with_weights_that_are_no_numbers_is_refused_by_their_name(tmp_path):
+    made = lifter.Lifter("h36m17", 16, sees_hidden=False)
+    name, weights = next(iter(made.named_parameters()))
+    weights.data.view(-1)[0] = torch.nan
+    lifter.save_lifter(made, tmp_path / "lifter.safetensors")
+    with pytest.raises(InputError, match=f"damaged: its weights {name} are not all finite"):
+        lifter.load_lifter(tmp_path / "lifter.safetensors")
+
+
 def test_foreign_files_and_missing_poses_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"not a lifter")

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from fractions import Fraction
 
@@ -6,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from deformlearn import results
 from deformlearn.camera import Crop
 from deformlearn.config import RegressorConfig
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.images import to_pixels
 from deformlearn.data.video import VideoWriter, frame_count, frame_rate, read_frames
 from deformlearn.errors import InputError
-from deformlearn.predict import around_box, predict_images, whole_image
+from deformlearn.predict import around_box, predict_crops, predict_images, whole_image
 from deformlearn.progress import Watch
 from deformlearn.regressor import build_network, predict_dataset, save_network
 from deformlearn.results import predict_to_files
@@ -234,6 +236,60 @@ def test_names_never_meet(trained, template, photographs, tmp_path):
     again.write_bytes(photographs[0].read_bytes())
     people = predict_to_files(trained, [photographs[0], again], tmp_path / "o", template)
     assert people.keys == ["0", "0-2"]
+
+
+def test_names_never_meet_where_capitals_are_not_told_apart(
+    trained, template, photographs, tmp_path
+):
+    sources = [tmp_path / name / f"{name}.png" for name in "aA"]
+    for source in sources:
+        source.parent.mkdir()
+        source.write_bytes(photographs[0].read_bytes())
+    people = predict_to_files(trained, sources, tmp_path / "o", template)
+    assert people.keys == ["a", "A-2"]
+
+
+def test_a_name_that_no_file_can_have_costs_nothing(trained, template, photographs, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = photographs[0].read_bytes()
+    for name in (b"caf\xe9.png", b"x" * 245 + b".png", b"z.png"):
+        (folder / os.fsdecode(name)).write_bytes(content)
+    people = predict_to_files(trained, [folder], tmp_path / "o", template)
+    assert people.keys == ["caf_", "x" * 180, "z"]
+    stored = read_estimates(tmp_path / "o" / "estimates.parquet", template)
+    assert stored.keys == people.keys
+    assert all((tmp_path / "o" / f"{key}.png").is_file() for key in people.keys)
+
+
+def test_a_long_track_gives_way_to_its_number(trained, template, photographs, tmp_path):
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(f"image,x,y,w,h,track\n0.png,0,0,20,30,{'t' * 250}\n0.png,9,0,20,30,ann\n")
+    people = predict_to_files(trained, photographs[:1], tmp_path / "o", template, boxes=boxes)
+    assert people.keys == ["0_p0", "0_pann"]
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_who_the_network_makes_no_person_of_is_left_out_and_named(
+    template, photographs, tmp_path, monkeypatch, refine
+):
+    network = build_network(replace(TINY, auxiliary=True), template, "smpl24")
+    save_network(network, tmp_path / "network.safetensors")
+
+    def broken(*people, device):
+        estimate, keypoints, confidence = predict_crops(*people, device=device)
+        estimate.body.pose[0], keypoints[0] = torch.nan, torch.nan
+        return estimate, keypoints, confidence
+
+    monkeypatch.setattr(results, "predict_crops", broken)
+    watch, lines = said()
+    out, path = tmp_path / "o", tmp_path / "network.safetensors"
+    people = predict_to_files(path, photographs, out, template, refine=refine, watch=watch)
+    assert people.keys == ["1"]
+    assert sorted(file.name for file in out.iterdir())[:3] == ["1.npz", "1.obj", "1.png"]
+    assert "left out: 0: what the network says of it is no person" in lines
+    with pytest.raises(InputError, match="nothing to predict from: 0: what the network says"):
+        predict_to_files(path, photographs[:1], out, template, refine=refine)
 
 
 def test_refined_videos_carry_their_quality(template, film, tmp_path):

@@ -221,6 +221,16 @@ def test_other_files_are_refused_as_networks(network, tmp_path):
         load_network(path)
 
 
+def test_a_network_with_weights_that_are_no_numbers_is_refused_by_their_name(network, tmp_path):
+    path = tmp_path / "network.safetensors"
+    network.head.layers[0].weight.data[3, 5] = torch.inf
+    save_network(network, path)
+    with pytest.raises(
+        InputError, match=r"damaged: its weights head\.layers\.0\.weight are not all"
+    ):
+        load_network(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"format": 99}, "format 99"), ({"joints": "coco17"}, "weights do not fit test_resnet")],

@@ -3,7 +3,7 @@
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from deformlearn.tensors import fixed
+from deformlearn.tensors import fixed, not_finite
 
 CPU = torch.device("cpu")
 
@@ -25,3 +25,9 @@ def test_numbers_that_are_first_asked_for_in_a_trace_or_without_gradients_are_li
     wanted = torch.ones(2, requires_grad=True)
     (wanted * found).sum().backward()
     assert wanted.grad.tolist() == [7.0, 8.0]
+
+
+def test_the_first_tensor_with_a_number_that_is_none_is_named():
+    sound = {"a": torch.ones(2), "count": torch.tensor(3)}
+    assert not_finite(sound) is None
+    assert not_finite({**sound, "b": torch.tensor([1.0, torch.nan]), "c": torch.ones(0)}) == "b"

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from conftest import octahedra
+from deformlearn import templates
 from deformlearn.body import BodyParameters, skin
 from deformlearn.local_pages import address
 from deformlearn.raster import rasterise
@@ -423,6 +425,17 @@ def test_templates_and_data_sets_have_pictures_too(run, body, tmp_path, what, co
     found = views(path)
     assert len(found) == count
     assert all(one.std() > 0.05 for one in found)
+
+
+@pytest.mark.usefixtures("browser")
+def test_no_view_of_a_screenshot_cuts_a_body_that_is_deeper_than_wide(tmp_path):
+    flat = octahedra()
+    deep = replace(flat, vertices=flat.vertices * torch.tensor([1.0, 1.0, 9.0]))
+    templates.save(deep, tmp_path / "deep.safetensors")
+    view(str(tmp_path / "deep.safetensors"), screenshot=tmp_path / "picture.png")
+    for one in views(tmp_path / "picture.png"):
+        assert one.min() < 0.7
+        assert all(edge.min() > 0.99 for edge in (one[0], one[-1], one[:, 0], one[:, -1]))
 
 
 def test_people_without_photographs_are_drawn_alone(tmp_path, browser, body, run):

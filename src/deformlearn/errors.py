@@ -48,4 +48,6 @@ def told(error: Exception) -> str | None:
 
 def remedy(error: OSError) -> str:
     """What to do where something cannot be written."""
+    if error.errno == errno.ENAMETOOLONG:
+        return "give it a shorter name"
     return f"{'free space or ' if error.errno in _FULL else ''}choose another place"

@@ -28,6 +28,7 @@ from deformlearn.flat_poses import NormalisedPoses, backwards, hide, normalise, 
 from deformlearn.memory import Portion
 from deformlearn.observations import Observations
 from deformlearn.skeleton import convert_keypoints, joint_set, same_places
+from deformlearn.tensors import not_finite
 
 CHUNK = 250
 """Steps between two checkpoints; each chunk has a random stream of its own."""
@@ -315,7 +316,7 @@ def save_lifter(lifter: Lifter, path: Path) -> None:
 
 
 def load_lifter(path: Path) -> Lifter:
-    """Read a lifter; any other file is an InputError."""
+    """Read a lifter; any other file, or a damaged one, is an InputError."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -324,6 +325,10 @@ def load_lifter(path: Path) -> Lifter:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"cannot read a lifter from {path}: {error}") from error
+    if (name := not_finite(tensors)) is not None:
+        raise InputError(
+            f"{path} is damaged: its weights {name} are not all finite; restore the file, or train again"
+        )
     lifter = Lifter(
         metadata["joints"],
         int(metadata["width"]),

@@ -38,7 +38,7 @@ from deformlearn.memory import Portion
 from deformlearn.prefetch import ahead, sent
 from deformlearn.runtime import autocast
 from deformlearn.skeleton import SEGMENTS, joint_set
-from deformlearn.tensors import TensorData, concatenate, fixed
+from deformlearn.tensors import TensorData, concatenate, fixed, not_finite
 
 FORMAT = 2
 """Version of the network file."""
@@ -341,7 +341,7 @@ def save_network(network: Regressor, path: Path) -> None:
 
 
 def load_network(path: Path) -> Regressor:
-    """The network that `save_network` wrote; any other file is an InputError."""
+    """The network that `save_network` wrote; any other file, or a damaged one, is an InputError."""
     wanted = f"{path} is not a deformlearn network; give the network.safetensors of a run"
     try:
         with safetensors.safe_open(str(path), "pt") as file:
@@ -363,4 +363,8 @@ def load_network(path: Path) -> Regressor:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{wanted} (its weights do not fit {info.backbone})") from error
+    if (name := not_finite(tensors)) is not None:
+        raise InputError(
+            f"{path} is damaged: its weights {name} are not all finite; restore the file, or train again"
+        )
     return network.to(memory_format=torch.channels_last).eval()

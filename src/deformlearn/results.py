@@ -28,6 +28,7 @@ from deformlearn.exports.about import mesh_comments
 from deformlearn.exports.axes import estimate_mesh
 from deformlearn.exports.meshes import write_obj
 from deformlearn.exports.npz import write_npz
+from deformlearn.exports.people import safe_name, usable
 from deformlearn.lifter import Lifter, load_lifter
 from deformlearn.observations import Observations, no_points
 from deformlearn.pictures import save_png
@@ -43,6 +44,9 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 _BATCH = 8
 """Pictures that are held at once; a photograph may well have 40 MB."""
+
+_TRACK = 32
+"""Bytes of a track that becomes part of a file's name; a longer one gives way to its number."""
 
 
 def predict_to_files(
@@ -63,7 +67,8 @@ def predict_to_files(
     images, and videos. `boxes` says where the people are (data.boxes.read_boxes); without it each
     picture shows one person who fills it. An image NAME gets NAME.png, and NAME.npz and NAME.obj a
     person; a video NAME gets NAME.mp4, and with `meshes` a folder NAME of npz and obj. With boxes,
-    people are called NAME_p<track or number>; frames NAME_<six digits>. With `refine`, each prediction
+    people are called NAME_p<track or number>; frames NAME_<six digits>. NAME is the source's, with what
+    some file system does not take replaced (`exports.people.safe_name`). With `refine`, each prediction
     is registered to the key points that the network itself sees, with the depths of the run's
     lifter where it has one.
 
@@ -94,7 +99,7 @@ def predict_to_files(
                     _write_image(picture, several, job)
             advance(done := min(done + _BATCH, len(images)))
         for video, length in lengths.items():
-            name = job.unique(video.stem)
+            name = job.unique(safe_name(video.stem))
             with VideoWriter(job.target(f"{name}.mp4", video), frame_rate(video)) as writer:
                 for pictures in _chunks(_frames(video, name, length, job)):
                     for picture, several in _predict(pictures, job, refine):
@@ -125,7 +130,7 @@ class _Job:
     lifter: Lifter | None
     watch: Watch
     taken: set[str] = field(default_factory=set)
-    """Names that are given."""
+    """Names that are given, without capitals: not every file system tells them apart."""
     left_out: list[str] = field(default_factory=list)
     """What could not be used, and why."""
 
@@ -134,11 +139,11 @@ class _Job:
         self.watch.say(f"left out: {what}")
 
     def unique(self, name: str) -> str:
-        """The name, numbered where it is given already."""
+        """The name, numbered where it is given already, be it in other capitals."""
         again, tried = 2, name
-        while tried in self.taken:
+        while tried.casefold() in self.taken:
             tried, again = f"{name}-{again}", again + 1
-        self.taken.add(tried)
+        self.taken.add(tried.casefold())
         return tried
 
     def target(self, name: str, source: Path) -> Path:
@@ -246,7 +251,7 @@ def _images(images: Sequence[tuple[Path, Frame | None]], job: _Job) -> Iterator[
                     if not boxes:
                         job.leave_out(f"{path}: no box tells where its people are")
                         continue
-                yield _Picture(job.unique(path.stem), path, image, boxes)
+                yield _Picture(job.unique(safe_name(path.stem)), path, image, boxes)
 
 
 def _frames(video: Path, name: str, length: int, job: _Job) -> Iterator[_Picture]:
@@ -279,7 +284,16 @@ def _predict(
     pixels = torch.stack([view.pixels for view in views])
     estimate, keypoints, confidence = predict_crops(job.network, pixels, device=job.device)
     everyone = Estimates([view.key for view in views], estimate, crop)
-    if refine:
+    good = usable(everyone)
+    for view, sound in zip(views, good.tolist(), strict=True):
+        if not sound:
+            job.leave_out(f"{view.key}: what the network says of it is no person")
+    if not good.all():
+        views = [view for view, sound in zip(views, good.tolist(), strict=True) if sound]
+        everyone = everyone.select(good.nonzero()[:, 0].tolist())
+        keypoints = None if keypoints is None else keypoints[good]
+        confidence = None if confidence is None else confidence[good]
+    if refine and views:
         everyone = _refined(everyone, keypoints, confidence, job)
     inside = [
         [index for index, view in enumerate(views) if view.picture == row]
@@ -300,7 +314,8 @@ def _views(pictures: list[_Picture], row: int, job: _Job) -> Iterator[_View]:
         crops = []
         for number, one in enumerate(picture.boxes):
             # A track may be any text, and names files.
-            who = one.track if one.track.replace("-", "").isalnum() else str(number)
+            plain = one.track.replace("-", "").isalnum() and len(one.track.encode()) <= _TRACK
+            who = one.track if plain else str(number)
             key = f"{picture.name}_p{who}"
             if is_inside(one.box, width, height):
                 crops.append((key, around_box(torch.tensor(one.box))))

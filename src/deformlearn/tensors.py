@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -89,6 +89,11 @@ def where(condition: Tensor, chosen: T, otherwise: T) -> T:
         return torch.where(condition.view(shape), pair[0], pair[1])
 
     return combine([chosen, otherwise], pick)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a number that is not finite; None where there is none."""
+    return next((name for name, one in tensors.items() if not one.isfinite().all()), None)
 
 
 def fixed(

@@ -26,7 +26,7 @@ from deformlearn.annotate.labels import (
 from deformlearn.annotate.marks import Bounds, ImageMarks, marks_of
 from deformlearn.annotate.photos import Photo
 from deformlearn.body import BodyTemplate
-from deformlearn.data.shards import DatasetInfo, Row, write_info, write_rows
+from deformlearn.data.shards import DatasetInfo, Row, table_of, write_info, write_rows
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.skeleton import joint_set
@@ -106,8 +106,8 @@ class Archive:
             "height": photo.height,
             "marks": marks.as_json(),
         }
-        write_atomically(self._journal(photo.name), _as_bytes(journal))
         made = {**self._made, photo.name: self._make(photo, marks)}
+        write_atomically(self._journal(photo.name), _as_bytes(journal))
         self._write_all(photos, made)
         self._made = made
 
@@ -161,6 +161,8 @@ class Archive:
             if person.pixels:
                 size = (photo.width, photo.height)
                 annotations.append(densepose_annotation(person, size, self._labels))
+        # A journal whose rows no file can hold would stop every later start: better no journal.
+        table_of(rows)
         return _Made(rows, annotations)
 
     def _stored_path(self, photo: Photo) -> str:

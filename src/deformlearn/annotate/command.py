@@ -19,6 +19,7 @@ from deformlearn.annotate.server import Server
 from deformlearn.annotate.session import Session
 from deformlearn.body import BodyTemplate
 from deformlearn.errors import InputError
+from deformlearn.files import clear_parts
 from deformlearn.skeleton import joint_set
 
 
@@ -103,7 +104,10 @@ def welcome(server: Server, out: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _alone(out: Path, archive: Archive) -> Iterator[None]:
-    """Keep a second server off the same folder: each would overwrite what the other saves."""
+    """Keep a second server off the same folder: each would overwrite what the other saves.
+
+    What a server left that was killed while it saved is cleared.
+    """
     archive.claim()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +122,7 @@ def _alone(out: Path, archive: Archive) -> Iterator[None]:
             f"cannot write to {out}: {error.strerror or error}; choose another --out"
         ) from error
     try:
+        clear_parts(out)
         yield
     finally:
         lock.release()

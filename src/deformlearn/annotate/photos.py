@@ -55,10 +55,11 @@ class Photo:
 
 
 def find_photos(folder: Path, besides: Path | None = None) -> tuple[list[Photo], list[Rejected]]:
-    """All photographs of a folder and its sub-folders, by name, and the files that cannot be read.
+    """All photographs of a folder and its sub-folders, by name, and the files that cannot be used.
 
-    The folder `besides` is passed over: the results may lie among the images. Not one readable image
-    is an InputError.
+    Those are the ones that cannot be read, and the ones whose name no label could be saved under. The
+    folder `besides` is passed over: the results may lie among the images. Not one usable image is an
+    InputError.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder your photographs are in")
@@ -74,7 +75,7 @@ def find_photos(folder: Path, besides: Path | None = None) -> tuple[list[Photo],
         try:
             photos.append(_measured(relative.as_posix(), path))
         except InputError as error:
-            rejected.append(Rejected(relative.as_posix(), str(error)))
+            rejected.append(Rejected(_printable(relative.as_posix()), str(error)))
     if not photos:
         first = f"; {rejected[0].where}: {rejected[0].reason}" if rejected else ""
         raise InputError(f"{folder} has no readable image ({', '.join(sorted(_SUFFIXES))}){first}")
@@ -108,6 +109,9 @@ def encoded(photo: Photo) -> tuple[str, bytes]:
 
 def _measured(name: str, path: Path) -> Photo:
     """A photograph's size and orientation, without decoding its pixels."""
+    # Rows and json name the whole path, and hold Unicode; a file system takes any bytes for a name.
+    if _printable(where := str(path.absolute())) != where:
+        raise InputError("its name, or that of a folder it is in, is not UTF-8; rename it")
     try:
         with Image.open(path) as image:
             require_eight_bits(image, "it")
@@ -118,3 +122,8 @@ def _measured(name: str, path: Path) -> Photo:
     except Exception as error:  # a damaged file may fail anywhere in Pillow
         raise InputError(f"cannot be read as an image ({error})") from error
     return Photo(name, path, width, height, UPRIGHT.get(tag, UPRIGHT[1]))
+
+
+def _printable(name: str) -> str:
+    """The name with the bytes that are no UTF-8 as escapes."""
+    return name.encode(errors="backslashreplace").decode()

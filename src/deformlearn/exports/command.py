@@ -39,10 +39,13 @@ from deformlearn.exports.photos import Photos
 from deformlearn.exports.placing import Motion
 from deformlearn.exports.smpl import require_smpl, write_smpl
 from deformlearn.exports.texture import Painter, Texture
-from deformlearn.findings import EstimatesFile, Findings
+from deformlearn.findings import EstimatesFile, Findings, Stage
 from deformlearn.progress import QUIET, Watch
 
 Format = Literal["glb", "bvh", "obj", "ply", "npz", "smpl"]
+
+_BEST_FIRST: tuple[Stage, ...] = ("registered", "predicted", "refined")
+"""What is exported where nobody says what."""
 
 _MOVING = ("glb", "bvh", "npz", "smpl")
 """Formats that hold the frames of a video in one file."""
@@ -106,10 +109,11 @@ def choose_file(
     stage: str | None = None,
     split: str | None = None,
 ) -> EstimatesFile:
-    """The file of estimates that a user means: of the last round the first that fits.
+    """The file of estimates that a user means: the first that fits of the last round that has the stage.
 
-    Fits stand before predictions before refined ones. Nothing that fits is an InputError which lists
-    what there is.
+    Where no stage is named, it is the best there is: fits stand before predictions before refined ones,
+    and fits of an earlier round before predictions where the last round's fits are damaged. Nothing
+    that fits is an InputError which lists what there is.
     """
     if found.kind == "data":
         raise InputError(
@@ -139,8 +143,8 @@ def choose_file(
         raise InputError(
             f"{found.path} has no estimates of {' '.join(filter(None, asked))}; it has {there}"
         )
-    last = max(file.round for file in fitting)
-    return next(file for file in fitting if file.round == last)
+    # Files of the same stage and round differ in their split alone: the first stays the first.
+    return min(fitting, key=lambda file: (_BEST_FIRST.index(file.stage), -file.round))
 
 
 def export_people(
@@ -165,10 +169,11 @@ def export_people(
     _refuse_misfits(to, options, textured=photos is not None)
     if to == "smpl":
         require_smpl(template)
-    _prepare(out, to)
+    _require_room(out)
     keys = keys_of(file.path)
     rows = sorted(rows_of(keys, people, file.path))
     files = videos(keys, rows) if options.animate else each_alone(keys, rows)
+    _clear_parts(out, files, to)
     found = photos([keys[row] for row in rows]) if photos else None
     atlas = None if found is None else atlas_of(template)
     job = _Job(template, to, out, options, found, atlas, Outcome())
@@ -195,11 +200,13 @@ def export_template(
         raise InputError(f"{template.name} at rest does not move; leave out --animate")
     if to == "smpl":
         require_smpl(template)
-    _prepare(out, to)
+    _require_room(out)
     crop = Crop(torch.full((1, 2), _SIDE / 2), torch.full((1,), _SIDE / 2))
     rest = Estimates([template.name], Estimate.rest(template, 1), crop)
     job = _Job(template, to, out, options, None, None, Outcome())
-    job.write(each_alone(rest.keys, [0])[0], rest)
+    files = each_alone(rest.keys, [0])
+    _clear_parts(out, files, to)
+    job.write(files[0], rest)
     return job.outcome
 
 
@@ -222,8 +229,8 @@ def _refuse_misfits(to: Format, options: ExportOptions, *, textured: bool) -> No
             raise InputError(f"--{name} must be above zero and finite, got {value:g}")
 
 
-def _prepare(out: Path, to: Format) -> None:
-    """Refuse a folder that takes no file before any work is done; clear what a killed export left."""
+def _require_room(out: Path) -> None:
+    """Refuse a folder that takes no file before any work is done."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
@@ -231,8 +238,19 @@ def _prepare(out: Path, to: Format) -> None:
         raise InputError(
             f"cannot write in {out}: {error.strerror or error}; choose another --out"
         ) from error
-    for stale in out.glob(f".*.{to}.*.part"):
-        stale.unlink(missing_ok=True)
+
+
+def _clear_parts(out: Path, files: Sequence[Exported], to: Format) -> None:
+    """Clear what a killed export of the same files left; another may be writing others there now."""
+    own = {_file_name(one, to) for one in files}
+    for stale in out.glob(".*.part"):
+        name = stale.name[1:].removesuffix(".part").rpartition(".")[0]
+        if name in own or name.removesuffix(".json") in own:
+            stale.unlink(missing_ok=True)
+
+
+def _file_name(one: Exported, to: Format) -> str:
+    return f"{one.name}.{_ENDINGS.get(to, to)}"
 
 
 def _read(
@@ -273,7 +291,7 @@ class _Job:
         if bad:
             estimates = estimates.select(kept)
             one = replace(one, frames=tuple(one.frames[row] for row in kept))
-        path = self.out / f"{one.name}.{_ENDINGS.get(self.to, self.to)}"
+        path = self.out / _file_name(one, self.to)
         self.outcome.add(len(estimates), self._write(path, one, estimates))
 
     def leave_out(self, key: str, reason: str) -> None:

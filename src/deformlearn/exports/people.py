@@ -35,6 +35,11 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _FRAME = re.compile(r"(?P<video>.+)_(?P<frame>\d{6,})(_p(?P<track>.+))?")
 """What `predict` calls the person of a video's frame."""
 
+_MOST_SPACE = 100
+"""Frames for each row that a video may have, beyond `_ANY_GAP`: timestamps look like numbers of frames."""
+_ANY_GAP = 10_000
+"""Frames that may be missing of any video."""
+
 _SIZES = 1e-3, 1e3
 """Of a person's segments; beyond them numbers overflow, and nobody is that small or large."""
 
@@ -121,7 +126,8 @@ def frame_of(key: str) -> VideoFrame | None:
 def videos(keys: Sequence[str], rows: Iterable[int]) -> list[Exported]:
     """A file for each person of each video: rows whose keys are those of `predict`'s frames.
 
-    Rows that are no frames of a video follow one another as frames of a single person.
+    Rows that are no frames of a video follow one another as frames of a single person. Numbers so far
+    apart that they must count something else than frames are an InputError.
     """
     tracks: dict[str, list[tuple[int, int]]] = {}
     others: list[int] = []
@@ -134,6 +140,8 @@ def videos(keys: Sequence[str], rows: Iterable[int]) -> list[Exported]:
         tracks.setdefault(who, []).append((frame.number, row))
     if others:
         tracks.setdefault("people", []).extend(enumerate(others))
+    for who, numbered in tracks.items():
+        _require_frames(who, [frame for frame, _ in numbered])
     names = file_names(list(tracks))
     found = []
     for name, frames in zip(names, tracks.values(), strict=True):
@@ -141,6 +149,15 @@ def videos(keys: Sequence[str], rows: Iterable[int]) -> list[Exported]:
         ordered = sorted(once)
         found.append(Exported(name, tuple(once[frame] for frame in ordered), tuple(ordered)))
     return found
+
+
+def _require_frames(video: str, numbers: Sequence[int]) -> None:
+    first, last = min(numbers), max(numbers)
+    if last - first > _MOST_SPACE * len(numbers) + _ANY_GAP:
+        raise InputError(
+            f"the {len(numbers)} rows of {video!r} have numbers from {first} to {last}, too far apart for "
+            f"frames of a video; call them {video}_000000 and on, or leave out --animate"
+        )
 
 
 def file_names(keys: Sequence[str]) -> list[str]:
@@ -152,7 +169,7 @@ def file_names(keys: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     names = []
     for key in keys:
-        safe = name = _safe(key)
+        safe = name = safe_name(key)
         again = 2
         while name.casefold() in taken:
             name, again = f"{safe}-{again}", again + 1
@@ -161,7 +178,11 @@ def file_names(keys: Sequence[str]) -> list[str]:
     return names
 
 
-def _safe(key: str) -> str:
+def safe_name(key: str) -> str:
+    """The key as a file name of at most `_LONGEST` bytes that every file system takes.
+
+    Others may get the same; `file_names` keeps them apart.
+    """
     name = unicodedata.normalize("NFC", key)
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]', "_", name).strip(" .")
     # A cut between two bytes of one letter drops the letter.

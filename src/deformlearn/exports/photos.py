@@ -7,16 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from deformlearn.camera import Crop
 from deformlearn.data.estimates import Estimates
 from deformlearn.data.images import decode_image, open_image, stored_image, to_pixels
 from deformlearn.data.shards import read_images
 from deformlearn.data.video import is_video, read_frames
 from deformlearn.errors import InputError
-from deformlearn.exports.people import frame_of
+from deformlearn.exports.people import frame_of, safe_name
 from deformlearn.files import AnyPath
 
 _PICTURES = frozenset(Image.registered_extensions())
@@ -69,8 +71,10 @@ class NewPhotos(Photos):
         files = sorted(place.iterdir()) if place.is_dir() else [place]
         known = [file for file in files if is_video(file) or file.suffix.lower() in _PICTURES]
         self._place = place
-        self._files = {file.stem: file for file in reversed(known)}
-        if not any(self._file(key) for key in keys):
+        # A key is the picture's name, or what `predict` made of it.
+        own = {file.stem: file for file in reversed(known)}
+        self._files = {safe_name(name): file for name, file in own.items()} | own
+        if not any(self._pictures(key) or self._video(key) for key in keys):
             raise InputError(
                 f"{place} holds no picture of {keys[0]!r} or of anyone else who is wanted, and no video "
                 f"that they are from; a picture is called as the person's key"
@@ -78,26 +82,42 @@ class NewPhotos(Photos):
 
     def of(self, one: Estimates) -> UInt8[Tensor, "3 size size"]:
         key = one.keys[0]
-        file = self._file(key)
-        if file is None:
+        pictures, video = self._pictures(key), self._video(key)
+        if pictures:
+            image = open_image(pictures[0], upright=True)
+            if len(pictures) > 1 and not _is_whole(one.crop, image):
+                names = " and ".join(file.name for file in pictures)
+                raise InputError(
+                    f"{self._place} holds {names}, and either may show {key!r}; take one away"
+                )
+        elif video is not None:
+            path, frame = video
+            image = next(image for _, image in read_frames(path, [frame]))
+        else:
             raise InputError(
                 f"{self._place} holds no picture of {key!r}, and no video that it is from"
             )
-        if is_video(file):
-            frame = frame_of(key)
-            assert frame is not None
-            image = next(image for _, image in read_frames(file, [frame.number]))
-        else:
-            image = open_image(file, upright=True)
         return to_pixels(image, _side(one), one.crop[0])
 
-    def _file(self, key: str) -> Path | None:
-        for name in (key, _PERSON.sub("", key)):
-            if name in self._files and not is_video(self._files[name]):
-                return self._files[name]
+    def _pictures(self, key: str) -> list[Path]:
+        """The picture that is called so, and the one whose person may be called so."""
+        names = dict.fromkeys((key, _PERSON.sub("", key)))
+        files = [self._files[name] for name in names if name in self._files]
+        return [file for file in files if not is_video(file)]
+
+    def _video(self, key: str) -> tuple[Path, int] | None:
+        """The video that a frame is of, and its number."""
         frame = frame_of(key)
         found = None if frame is None else self._files.get(frame.video)
-        return found if found is not None and is_video(found) else None
+        if frame is None or found is None or not is_video(found):
+            return None
+        return found, frame.number
+
+
+def _is_whole(crop: Crop, image: Image.Image) -> bool:
+    """Whether a person fills the picture, as `predict` takes it who is given no boxes."""
+    whole = torch.tensor([image.width / 2, image.height / 2, max(image.size) / 2])
+    return torch.equal(torch.cat([crop.centre[0], crop.half]), whole)
 
 
 def _side(one: Estimates) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 import deformlearn
@@ -100,6 +101,10 @@ class Sheet:
         }
         self._shapes.append((about, picture.vertices))
         return about
+
+    def shape_of(self, body: dict[str, Any]) -> Float[np.ndarray, "vertices 3"]:
+        """The vertices of one of the bodies."""
+        return next(shape for about, shape in self._shapes if about is body)
 
     def _marks(self, marks: drawing.Marks) -> dict[str, Any]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 import shutil
@@ -13,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
 from deformlearn.viewer import drawing
@@ -21,6 +25,9 @@ from deformlearn.viewer.source import Source
 
 SIDE = 720
 """Side of each view (px)."""
+
+_MARGIN = 1.03
+"""Half of a view's width over that of what is in it."""
 
 _PATIENCE = 120
 """Seconds that a browser may take."""
@@ -77,41 +84,63 @@ def _expanded(place: str) -> str:
 def _portrait(sheet: Sheet) -> dict[str, Any]:
     """The views of a picture, side by side."""
     photo, person = sheet.photos[0], sheet.people[0]
-    painted = person["bodies"][-1]["painted"]
+    # The page shows a person as the last step left it.
+    after = [one for one in person["bodies"] if one["step"] == "after"]
+    body = (after or person["bodies"])[-1]
+    shape, painted = sheet.shape_of(body), body["painted"]
     raw = None
     if photo is not None:
         raw = {"side": len(photo), "pixels": sheet.put(photo)}
     if painted and photo is not None:
-        return {
-            "side": SIDE,
-            "raw": raw,
-            "views": [_view(0.0, 0.0, lines=False), _beside(30.0, 8.0)],
-        }
+        aside = {"yaw": 30.0, "pitch": 8.0, "target": [drawing.BESIDE, 0, 0]}
+        beside = _front(photo=False, lines=False) | aside
+        return {"side": SIDE, "raw": raw, "views": [_front(lines=False), beside]}
     if painted:
-        turns = ((0.0, 0.0), (35.0, 8.0), (180.0, 0.0))
-        return {"side": SIDE, "raw": None, "views": [_view(*one) for one in turns]}
+        views = [_front(), _turned(35.0, 8.0, shape), _turned(180.0, 0.0, shape)]
+        return {"side": SIDE, "raw": None, "views": views}
+    behind = np.array([[x, y, person["photoDepth"]] for x in (-1, 1) for y in (-1, 1)])
+    with_photo = shape if photo is None else np.concatenate([shape, behind])
     views = [
-        _view(0.0, 0.0, body=False, lines=False),
-        _view(0.0, 0.0, points=False),
-        _view(0.0, 0.0, lines=True),
-        _view(52.0, 10.0, extent=1.35),
-        _view(90.0, 0.0, photo=False),
+        _front(body=False, lines=False),
+        _front(points=False),
+        _front(),
+        _turned(52.0, 10.0, with_photo),
+        _turned(90.0, 0.0, shape) | {"show": _shown(photo=False)},
     ]
     return {"side": SIDE, "raw": raw, "views": views[photo is None :]}
 
 
-def _view(yaw: float, pitch: float, *, extent: float = 1.03, **show: bool) -> dict[str, Any]:
+def _front(**show: bool) -> dict[str, Any]:
+    return {
+        "yaw": 0.0, "pitch": 0.0, "target": [0, 0, 0], "extent": _MARGIN, "show": _shown(**show),
+    }  # fmt: skip
+
+
+def _shown(**show: bool) -> dict[str, Any]:
     layers: dict[str, Any] = {
         "photo": True, "body": True, "start": False, "points": True, "keypoints": False,
         "lines": True, "opacity": 1.0,
     }  # fmt: skip
+    return layers | show
+
+
+def _turned(yaw: float, pitch: float, seen: Float[np.ndarray, "points 3"]) -> dict[str, Any]:
+    """A view from elsewhere with all that is to be seen in it, no larger than the view from the front.
+
+    A body may well be deeper than it is wide, and a photograph stands behind it.
+    """
+    across, up = math.radians(yaw), math.radians(pitch)
+    # As `turned` in scene.js has it.
+    x = seen @ [math.cos(across), 0, -math.sin(across)]
+    y = seen @ [
+        -math.sin(across) * math.sin(up), math.cos(up), -math.cos(across) * math.sin(up)
+    ]  # fmt: skip
+    middle = float(x.max() + x.min()) / 2
+    extent = _MARGIN * max(1.0, float(np.abs(x - middle).max()), float(np.abs(y).max()))
     return {
-        "yaw": yaw, "pitch": pitch, "target": [0, 0, 0], "extent": extent, "show": layers | show,
+        "yaw": yaw, "pitch": pitch, "target": [0, 0, 0], "pan": [-middle / extent, 0],
+        "extent": extent, "show": _shown(),
     }  # fmt: skip
-
-
-def _beside(yaw: float, pitch: float) -> dict[str, Any]:
-    return _view(yaw, pitch, photo=False, lines=False) | {"target": [drawing.BESIDE, 0, 0]}
 
 
 def _drawn_by(browser: str, page: str) -> bytes:
