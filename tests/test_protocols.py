@@ -118,6 +118,11 @@ def test_trials_and_frames_need_keys_that_tell_them(people):
         PROTOCOLS["spin-1"].rows(other)
 
 
+def test_spin_s_joints_are_about_the_pelvis_on_every_data_set():
+    """Its eval.py subtracts joint 0 of Human3.6M's regressor, the pelvis, on 3DPW too."""
+    assert all(PROTOCOLS[name].root == ("pelvis",) for name in ("spin-1", "spin-2", "3dpw-14"))
+
+
 def test_other_data_sets_take_every_row(people):
     assert len(chosen("3dpw", people)) == len(people)
     assert PROTOCOLS["3dpw"].absent(people) == ()

@@ -199,7 +199,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             "3dpw-14", "SPIN on 3DPW: 14 joints, which need a top of the head", "aligned",
-            LSP14, ("left_hip", "right_hip"), ("raw", "bone_sum", "aligned", "vertices"), mean="people",
+            LSP14, ("pelvis",), ("raw", "bone_sum", "aligned", "vertices"), mean="people",
         ),
     )
 }  # fmt: skip
