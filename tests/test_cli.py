@@ -208,3 +208,42 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys):
     code, _, errors = call("predict")
     assert code == 2
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--charts", "c.mat", "--inds", "i.png"], "--charts and --inds are for --densepose"),
+        (["--points", 9], "--points is for --densepose"),
+        (["--pose-joints", "coco17"], "--pose-joints is for --poses"),
+        (["--keypoints", "k.json", "--charts", "c.mat"], "--charts is for --densepose"),
+        (["--keypoints", "k.json", "--split", "test"], "--split is for a data set"),
+        (["--densepose", "i.png", "--split", "test"], "--split is for a data set"),
+        (["--keypoints", "k.json", "--device", "banana"], "unknown device 'banana'"),
+        (["--densepose", "i.png", "--device", "banana"], "unknown device 'banana'"),
+        (["--lifter", "l", "--poses", "p"], "--lifter and --poses both say how deep joints are"),
+    ],
+)
+def test_an_option_of_register_that_would_do_nothing_is_refused(tmp_path, capsys, options, said):
+    out = tmp_path / "out"
+    assert said in refused(capsys, "register", tmp_path, "--out", out, *options)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["--densepose", "--keypoints", "run"])
+def test_results_are_not_written_among_the_files_of_a_data_set(tmp_path, capsys, kind):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "dataset.json").write_text("{}")
+    words = ["run", data] if kind == "run" else ["register", data, kind, data]
+    assert "is a data set, and results would mix with it" in refused(capsys, *words, "--out", data)
+    assert "is a data set" in refused(capsys, "register", data, "--out", data)
+    assert [path.name for path in data.iterdir()] == ["dataset.json"]
+
+
+@pytest.mark.parametrize("kind", ["--densepose", "--keypoints"])
+def test_a_photograph_is_the_work_of_one_process(tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = refused(capsys, "register", tmp_path, kind, tmp_path, "--out", tmp_path / "out")
+    assert f"register {kind} is the work of one process: start it without torchrun" in said
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 Preset = Literal["tiny", "laptop", "gpu", "paper", "paper-mosh", "paper-densepose"]
 Flat = tyro.conf.arg(name="")
+
+SHARED = ("demo", "run", "synth", "register", "evaluate")
+"""Commands whose work several processes share (docs/scale.md)."""
 
 
 def commands(default: DemoConfig) -> dict[str, Callable]:
@@ -206,6 +210,19 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         print(f"report: {page.resolve()}")
 
     return {one.__name__: one for one in (demo, synth, run, evaluate, report)}
+
+
+def refuse_processes(work: str) -> None:
+    """Refuse several processes for what each of them would do whole, into the same files."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    from deformlearn.distributed import together
+
+    with together("cpu"):  # so that one process says it
+        raise InputError(
+            f"{work} is the work of one process: start it without torchrun "
+            f"(several share the work of {', '.join(SHARED)})"
+        )
 
 
 def _synthesize(out: Path, config: SyntheticConfig, workers: int, device: str, team: Team) -> None:

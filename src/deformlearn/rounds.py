@@ -24,7 +24,7 @@ from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import lifter_only, mean_pose
-from deformlearn.files import AnyPath, write_atomically
+from deformlearn.files import AnyPath, refuse_data_set, write_atomically
 from deformlearn.lifter import Lifter
 from deformlearn.profiling import profile_prediction, profile_training
 from deformlearn.progress import QUIET, Watch
@@ -66,6 +66,8 @@ def deform_and_learn(
     continues from its last checkpoint. A `lifter` that is given is used instead of training one, for
     people who lack whole 2D poses; `profile` says first where the time of learning will go.
     """
+    with team.refuse_together():
+        refuse_data_set(out)
     with RunFolder(out, team=team, watch=watch) as folder:
         shop = _open(data, folder, config, template, lifter, watch)
         if team.tell(profile):
