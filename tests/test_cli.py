@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from deformlearn.cli import main
+from deformlearn.config import RunConfig
+from deformlearn.rundir import RunFolder
 
 COMMANDS = (
     "demo synth import annotate register run predict evaluate report view export body check".split()
@@ -172,6 +174,37 @@ def test_evaluate_and_report_read_a_run(tiny_run):
     code, text, errors = call("report", out / "run")
     assert code == 0, errors
     assert "report.html" in text
+
+
+def test_the_folder_of_a_demo_stands_for_the_run_in_it(tiny_run, tmp_path, capsys):
+    out, _, _ = tiny_run
+    before = sorted(path.name for path in (out / "run").iterdir())
+    (out / "report.html").unlink()
+    for words in (["evaluate", out], ["report", out]):
+        main([str(word) for word in words])
+    said = capsys.readouterr().out
+    assert "by action" in said
+    assert f"report: {out / 'report.html'}" in said
+    assert (out / "report.html").exists()
+    assert sorted(path.name for path in (out / "run").iterdir()) == before
+    picture = np.random.default_rng(0).integers(0, 255, (90, 60, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    main(["predict", str(out), str(tmp_path / "a.png"), "--out", str(tmp_path / "r")])
+    assert (tmp_path / "r" / "a.npz").exists()
+
+
+def test_evaluate_prints_nothing_of_a_run_that_has_measured_nothing(tmp_path, capsys):
+    about = {"path": "data", "template": {"template": "anny", "fingerprint": "0"}}
+    with RunFolder(tmp_path) as run:
+        run.begin(RunConfig(), about)
+        assert "nothing has been measured in" in refused(capsys, "evaluate", tmp_path)
+        run.finish("lifter", steps=3)
+    assert "nothing has been measured in" in refused(capsys, "evaluate", tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--data", "--split", "--device"])
+def test_evaluate_takes_what_says_how_to_score_only_with_a_protocol(tmp_path, capsys, option):
+    assert f"{option} needs --protocol" in refused(capsys, "evaluate", tmp_path, option, "train")
 
 
 def test_body_prints_and_draws_the_template(tmp_path):

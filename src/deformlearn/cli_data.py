@@ -119,7 +119,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         """Predict the body in each image (NPZ, OBJ, overlay png) or frame (overlay video).
 
         Args:
-            run: Run folder, or a network.safetensors.
+            run: Run folder (or the OUT of `demo`), or a network.safetensors.
             images: Images, folders of images, and videos; without --boxes one person fills each.
             out: Folder for the results.
             boxes: Where the people are: json, csv, MOT or OpenPose (docs/videos.md).
@@ -130,12 +130,13 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.results import predict_to_files
+        from deformlearn.rundir import run_in
         from deformlearn.templates import load
 
         body = load(template)
         predict_to_files(
-            run, images, out, body, boxes=boxes, refine=refine, meshes=meshes, device=device,
-            watch=watch(),
+            run_in(run), images, out, body, boxes=boxes, refine=refine, meshes=meshes,
+            device=device, watch=watch(),
         )  # fmt: skip
         print(f"written: {out.resolve()}")
 

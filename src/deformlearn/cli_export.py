@@ -120,12 +120,11 @@ def _network(
     from deformlearn.exports.onnx import LARGEST_DIFFERENCE, write_onnx
     from deformlearn.regressor import load_network
     from deformlearn.results import last_network
+    from deformlearn.rundir import run_in
     from deformlearn.templates import load
 
     target = out / "network.onnx"
-    inside = path / "run"  # of the OUT of `deformlearn demo`
-    run = inside if (inside / "config.json").is_file() else path
-    network = load_network(last_network(run))
+    network = load_network(last_network(run_in(path)))
     largest = write_onnx(network, load(template), target, axes=axes, pixels=pixels)
     print(
         f"{target}: ONNX Runtime differs from PyTorch by at most {largest:.1e} "

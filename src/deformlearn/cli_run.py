@@ -138,43 +138,52 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         run: tyro.conf.Positional[Path],
         protocol: str | None = None,
         data: str | None = None,
-        split: str = "test",
+        split: str | None = None,
         template: str = "anny",
-        device: str = "auto",
+        device: str | None = None,
     ) -> None:
         """Print what a run has measured, by action too, and the protocol behind the numbers.
 
         Args:
-            run: Run folder.
+            run: Run folder, or the OUT of `demo`.
             protocol: Score its last network under a published protocol: h36m-1, hmr-2, 3dpw, ...
-            data: Data set to score it on, instead of the run's own.
-            split: Split of that data set.
+            data: With --protocol: data set to score it on, instead of the run's own.
+            split: With --protocol: split of that data set (default: test).
             template: Rigged human the run was made with.
-            device: auto, cpu, cuda, ...
+            device: With --protocol: auto, cpu, cuda, ... (default: auto).
 
         """
         from deformlearn.distributed import together
         from deformlearn.evaluation import ProtocolCard, canonical_mm
         from deformlearn.files import place
         from deformlearn.judging import score_run
-        from deformlearn.report import print_actions, print_results
-        from deformlearn.rundir import RunFolder, read_config
+        from deformlearn.report import has_measured, print_actions, print_results
+        from deformlearn.rundir import RunFolder, read_config, run_in
         from deformlearn.templates import load
 
-        if protocol is None and data is not None:
-            raise InputError("--data needs --protocol: how its people are to be scored")
-        with together(device) as team:
+        for name, given in (("data", data), ("split", split), ("device", device)):
+            if protocol is None and given is not None:
+                raise InputError(
+                    f"--{name} needs --protocol: how people are to be scored; without it, what the "
+                    f"run itself has measured is printed"
+                )
+        folder = run_in(run)
+        with together(device or "auto") as team:
             if protocol is not None:
                 scores = score_run(
-                    run, protocol, load(template),
-                    data=None if data is None else place(data),
-                    split=split, device=device, team=team, watch=_watch(team),
+                    folder, protocol, load(template),
+                    data=None if data is None else place(data), split=split or "test",
+                    device=device or "auto", team=team, watch=_watch(team),
                 )  # fmt: skip
                 if team.leads:
                     print("\n".join(scores.lines()))
             elif team.leads:
-                found = read_config(run)["data"]
-                records = RunFolder(run).records()
+                found = read_config(folder)["data"]
+                records = RunFolder(folder).records()
+                if not has_measured(records):
+                    raise InputError(
+                        f"nothing has been measured in {folder} yet; go on with `run`"
+                    )
                 print_results(console(), records)
                 print_actions(console(), records)
                 described = found["template"].get("description") or found["path"]
@@ -191,7 +200,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         """Write report.html of a run, finished or not; of two runs, a page of both side by side.
 
         Args:
-            run: Run folder.
+            run: Run folder, or the OUT of `demo`, whose own page is written again.
             other: Another run folder, to be compared with the first.
             data: The data set, if it has moved.
             template: Rigged human the runs were made with.
@@ -200,13 +209,16 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         """
         from deformlearn.files import place
         from deformlearn.report import write_comparison, write_report
+        from deformlearn.rundir import run_in
         from deformlearn.templates import load
 
         body, where = load(template), None if data is None else place(data)
         if other is None:
-            page = write_report(run, body, data=where, out=out)
+            target = out or run / "report.html"
+            page = write_report(run_in(run), body, data=where, out=target)
         else:
-            page = write_comparison(run, other, body, data=where, out=out)
+            target = out or run / f"with-{other.resolve().name}.html"
+            page = write_comparison(run_in(run), run_in(other), body, data=where, out=target)
         print(f"report: {page.resolve()}")
 
     return {one.__name__: one for one in (demo, synth, run, evaluate, report)}

@@ -209,6 +209,12 @@ class RunFolder:
         return folder / f"{stage}-{round_}.pt", folder / f"{stage}-{round_}.before.pt"
 
 
+def run_in(path: Path) -> Path:
+    """The run that is meant by a path: of OUT of `deformlearn demo`, the run in it."""
+    inside = path / "run"
+    return path if (path / "config.json").exists() or not (inside / "config.json").is_file() else inside
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration (`config`) and data description (`data`) of a run folder.
 
