@@ -47,6 +47,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.agreement import agree
         from deformlearn.distributed import together
         from deformlearn.files import clear_parts, write_atomically
+        from deformlearn.regressor import require_backbone
         from deformlearn.report import print_results, write_report
         from deformlearn.rounds import deform_and_learn
         from deformlearn.rundir import ONE_PROCESS
@@ -54,6 +55,8 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         with together(config.run.device) as team:
             agree(team, asdict(config), ignored=ONE_PROCESS)
+            with team.refuse_together():
+                require_backbone(config.run.regressor)  # before people are made for minutes
             show = _watch(team)
             template = load()
             _synthesize(out / "data", config.data, config.run.workers, config.run.device, team)
@@ -181,9 +184,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
                 found = read_config(folder)["data"]
                 records = RunFolder(folder).records()
                 if not has_measured(records):
-                    raise InputError(
-                        f"nothing has been measured in {folder} yet; go on with `run`"
-                    )
+                    raise InputError(f"nothing has been measured in {folder} yet; go on with `run`")
                 print_results(console(), records)
                 print_actions(console(), records)
                 described = found["template"].get("description") or found["path"]

@@ -97,7 +97,7 @@ def naming(path: AnyPath, verb: Literal["read", "write"] = "write") -> Iterator[
 
 def refuse_data_set(out: Path) -> None:
     """Refuse the folder of a data set for results: they would lie among its own files."""
-    with naming(out, "read"):
+    with naming(out):
         there = (out / "dataset.json").exists()
     if there:
         raise InputError(f"{out} is a data set, and results would mix with it; give another --out")

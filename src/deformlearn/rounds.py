@@ -29,6 +29,7 @@ from deformlearn.lifter import Lifter
 from deformlearn.profiling import profile_prediction, profile_training
 from deformlearn.progress import QUIET, Watch
 from deformlearn.registering import register_split
+from deformlearn.regressor import require_backbone
 from deformlearn.rundir import RunFolder
 from deformlearn.workshop import (
     Split,
@@ -96,7 +97,9 @@ def _open(
     """Note what this run is, or check that it is the one begun here; then read the data."""
     team = folder.team
     with team.refuse_together():
-        device = runtime.device(config.device)  # reading takes minutes: refuse it first
+        # Reading takes minutes and the lifter hours: what cannot be meant is refused first.
+        device = runtime.device(config.device)
+        require_backbone(config.regressor)
         described: dict[str, Any] = {
             "path": str(data.resolve()),
             "template": asdict(read_info(data)),
