@@ -71,7 +71,14 @@ def export(
         pixels: What an onnx model takes: RGB in [0, 1], or bytes.
 
     """
+    if pixels != "float" and to != "onnx":
+        raise InputError(f"{to} files hold people; --pixels is for onnx")
     if to == "onnx":
+        idle = [people, round, stage, split, animate, texture, images, data, focal_px]
+        if any(value not in ((), None, False) for value in idle):
+            raise InputError(
+                "onnx is a network and no people: leave out all but --template, --axes and --pixels"
+            )
         _network(path, out, template, axes or "template", pixels)
         return
     from deformlearn.exports.command import (
