@@ -207,6 +207,12 @@ def test_evaluate_takes_what_says_how_to_score_only_with_a_protocol(tmp_path, ca
     assert f"{option} needs --protocol" in refused(capsys, "evaluate", tmp_path, option, "train")
 
 
+def test_annotate_takes_the_template_by_the_name_of_every_command_or_its_old_one(capsys, tmp_path):
+    for option in ("--template", "--body"):
+        said = refused(capsys, "annotate", tmp_path, "--out", tmp_path / "o", option, "gone.glb")
+        assert "gone.glb does not exist" in said
+
+
 def test_body_prints_and_draws_the_template(tmp_path):
     code, text, errors = call("body", "--out", tmp_path / "body.png")
     assert code == 0, errors

@@ -167,7 +167,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
     def annotate(
         images: tyro.conf.Positional[Path],
         out: Path,
-        body: str = "anny",
+        template: Annotated[str, tyro.conf.arg(aliases=["--body"])] = "anny",
         joints: str = "coco17",
         charts: Path | None = None,
         host: str = "127.0.0.1",
@@ -179,7 +179,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         Args:
             images: Folder of photographs.
             out: Data set folder; every change is saved there at once, and the same command goes on.
-            body: Rigged human to point at: anny, or a file (see `deformlearn body`).
+            template: Rigged human to point at: anny, or a file (see `deformlearn body`).
             joints: Joint set of the key points.
             charts: DensePose's UV_Processed.mat, for a json in DensePose's own charts.
             host: Address to serve at; another than 127.0.0.1 lets others in who know the link.
@@ -191,7 +191,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.templates import load
 
         command.annotate(
-            images, out, load(body), joints=joints, charts=charts, host=host, port=port,
+            images, out, load(template), joints=joints, charts=charts, host=host, port=port,
             open_browser=browser,
         )  # fmt: skip
 
