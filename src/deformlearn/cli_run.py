@@ -37,7 +37,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         Args:
             out: Folder for the data set, the run and report.html; the same command resumes.
-            preset: Size of everything (tiny: minutes on any machine; paper: the paper's settings).
+            preset: Size of everything (tiny: half a minute; laptop: ten minutes; paper: the paper's settings).
             profile: Print where the time of training goes.
             config: Any number of the preset may be changed.
 
