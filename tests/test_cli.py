@@ -202,9 +202,10 @@ def test_evaluate_prints_nothing_of_a_run_that_has_measured_nothing(tmp_path, ca
     assert "nothing has been measured in" in refused(capsys, "evaluate", tmp_path)
 
 
-@pytest.mark.parametrize("option", ["--data", "--split", "--device"])
+@pytest.mark.parametrize("option", ["--data", "--split"])
 def test_evaluate_takes_what_says_how_to_score_only_with_a_protocol(tmp_path, capsys, option):
     assert f"{option} needs --protocol" in refused(capsys, "evaluate", tmp_path, option, "train")
+    assert "unknown device 'banana'" in refused(capsys, "evaluate", tmp_path, "--device", "banana")
 
 
 def test_annotate_takes_the_template_by_the_name_of_every_command_or_its_old_one(capsys, tmp_path):

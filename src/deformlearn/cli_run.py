@@ -37,7 +37,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         Args:
             out: Folder for the data set, the run and report.html; the same command resumes.
-            preset: Size of everything (tiny: half a minute; laptop: ten minutes; paper: the paper's settings).
+            preset: Size of everything (tiny: half a minute; laptop: ten; paper: the paper's settings).
             profile: Print where the time of training goes.
             config: Any number of the preset may be changed.
 
@@ -143,7 +143,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         data: str | None = None,
         split: str | None = None,
         template: str = "anny",
-        device: str | None = None,
+        device: str = "auto",
     ) -> None:
         """Print what a run has measured, by action too, and the protocol behind the numbers.
 
@@ -153,9 +153,10 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
             data: With --protocol: data set to score it on, instead of the run's own.
             split: With --protocol: split of that data set (default: test).
             template: Rigged human the run was made with.
-            device: With --protocol: auto, cpu, cuda, ... (default: auto).
+            device: auto, cpu, cuda, ...
 
         """
+        from deformlearn import runtime
         from deformlearn.distributed import together
         from deformlearn.evaluation import ProtocolCard, canonical_mm
         from deformlearn.files import place
@@ -164,19 +165,21 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.rundir import RunFolder, read_config, run_in
         from deformlearn.templates import load
 
-        for name, given in (("data", data), ("split", split), ("device", device)):
+        for name, given in (("data", data), ("split", split)):
             if protocol is None and given is not None:
                 raise InputError(
                     f"--{name} needs --protocol: how people are to be scored; without it, what the "
                     f"run itself has measured is printed"
                 )
         folder = run_in(run)
-        with together(device or "auto") as team:
+        with together(device) as team:
+            with team.refuse_together():
+                runtime.device(device)
             if protocol is not None:
                 scores = score_run(
                     folder, protocol, load(template),
                     data=None if data is None else place(data), split=split or "test",
-                    device=device or "auto", team=team, watch=_watch(team),
+                    device=device, team=team, watch=_watch(team),
                 )  # fmt: skip
                 if team.leads:
                     print("\n".join(scores.lines()))
