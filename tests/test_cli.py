@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from deformlearn.cli import main
+from deformlearn.config import RunConfig
+from deformlearn.rundir import RunFolder
 
 COMMANDS = (
     "demo synth import annotate register run predict evaluate report view export body check".split()
@@ -174,6 +176,44 @@ def test_evaluate_and_report_read_a_run(tiny_run):
     assert "report.html" in text
 
 
+def test_the_folder_of_a_demo_stands_for_the_run_in_it(tiny_run, tmp_path, capsys):
+    out, _, _ = tiny_run
+    before = sorted(path.name for path in (out / "run").iterdir())
+    (out / "report.html").unlink()
+    for words in (["evaluate", out], ["report", out]):
+        main([str(word) for word in words])
+    said = capsys.readouterr().out
+    assert "by action" in said
+    assert f"report: {out / 'report.html'}" in said
+    assert (out / "report.html").exists()
+    assert sorted(path.name for path in (out / "run").iterdir()) == before
+    picture = np.random.default_rng(0).integers(0, 255, (90, 60, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    main(["predict", str(out), str(tmp_path / "a.png"), "--out", str(tmp_path / "r")])
+    assert (tmp_path / "r" / "a.npz").exists()
+
+
+def test_evaluate_prints_nothing_of_a_run_that_has_measured_nothing(tmp_path, capsys):
+    about = {"path": "data", "template": {"template": "anny", "fingerprint": "0"}}
+    with RunFolder(tmp_path) as run:
+        run.begin(RunConfig(), about)
+        assert "nothing has been measured in" in refused(capsys, "evaluate", tmp_path)
+        run.finish("lifter", steps=3)
+    assert "nothing has been measured in" in refused(capsys, "evaluate", tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--data", "--split"])
+def test_evaluate_takes_what_says_how_to_score_only_with_a_protocol(tmp_path, capsys, option):
+    assert f"{option} needs --protocol" in refused(capsys, "evaluate", tmp_path, option, "train")
+    assert "unknown device 'banana'" in refused(capsys, "evaluate", tmp_path, "--device", "banana")
+
+
+def test_annotate_takes_the_template_by_the_name_of_every_command_or_its_old_one(capsys, tmp_path):
+    for option in ("--template", "--body"):
+        said = refused(capsys, "annotate", tmp_path, "--out", tmp_path / "o", option, "gone.glb")
+        assert "gone.glb does not exist" in said
+
+
 def test_body_prints_and_draws_the_template(tmp_path):
     code, text, errors = call("body", "--out", tmp_path / "body.png")
     assert code == 0, errors
@@ -215,3 +255,42 @@ def test_no_process_that_a_command_starts_takes_modules_from_the_current_folder(
     monkeypatch.setattr(sys, "argv", ["deformlearn", "--version"])
     main()
     assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--charts", "c.mat", "--inds", "i.png"], "--charts and --inds are for --densepose"),
+        (["--points", 9], "--points is for --densepose"),
+        (["--pose-joints", "coco17"], "--pose-joints is for --poses"),
+        (["--keypoints", "k.json", "--charts", "c.mat"], "--charts is for --densepose"),
+        (["--keypoints", "k.json", "--split", "test"], "--split is for a data set"),
+        (["--densepose", "i.png", "--split", "test"], "--split is for a data set"),
+        (["--keypoints", "k.json", "--device", "banana"], "unknown device 'banana'"),
+        (["--densepose", "i.png", "--device", "banana"], "unknown device 'banana'"),
+        (["--lifter", "l", "--poses", "p"], "--lifter and --poses both say how deep joints are"),
+    ],
+)
+def test_an_option_of_register_that_would_do_nothing_is_refused(tmp_path, capsys, options, said):
+    out = tmp_path / "out"
+    assert said in refused(capsys, "register", tmp_path, "--out", out, *options)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["--densepose", "--keypoints", "run"])
+def test_results_are_not_written_among_the_files_of_a_data_set(tmp_path, capsys, kind):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "dataset.json").write_text("{}")
+    words = ["run", data] if kind == "run" else ["register", data, kind, data]
+    assert "is a data set, and results would mix with it" in refused(capsys, *words, "--out", data)
+    assert "is a data set" in refused(capsys, "register", data, "--out", data)
+    assert [path.name for path in data.iterdir()] == ["dataset.json"]
+
+
+@pytest.mark.parametrize("kind", ["--densepose", "--keypoints"])
+def test_a_photograph_is_the_work_of_one_process(tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = refused(capsys, "register", tmp_path, kind, tmp_path, "--out", tmp_path / "out")
+    assert f"register {kind} is the work of one process: start it without torchrun" in said
+    assert not (tmp_path / "out").exists()

@@ -212,6 +212,15 @@ def test_nobody_nobodys_number_and_nonsense_are_refused(file, template_file, tmp
     assert "--fps must be above zero" in refused(
         capsys, *words, "--to", "glb", "--animate", "--fps", 0
     )
+    for idle, said in (
+        (("--to", "npz", "--influences", 8), "--influences is for glb"),
+        (("--to", "npz", "--focal-px", 900), "leave out --focal-px"),
+        (("--to", "glb", "--pixels", "uint8"), "--pixels is for onnx"),
+        (("--to", "glb", "--fps", 25), "give --animate too"),
+        (("--to", "bvh", "--motion", "none"), "give --animate too"),
+        (("--to", "onnx", "--round", 1), "onnx is a network and no people"),
+    ):
+        assert said in refused(capsys, *words, *idle)
     assert "--focal-px must be above zero" in refused(
         capsys, *words, "--to", "glb", "--focal-px", "nan"
     )

@@ -8,20 +8,23 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from deformlearn import least_squares, normal_equations, regressor, skeleton, tensors
+from deformlearn import fitting, least_squares, normal_equations, regressor, skeleton, tensors
 from deformlearn.config import PRESETS, RegistrationConfig, SyntheticConfig
 from deformlearn.data import darkroom
 from deformlearn.data.augment import augment, draw
 from deformlearn.data.photographs import Stage, photograph
+from deformlearn.data.shards import DatasetInfo, people_of
 from deformlearn.data.staging import Studio, direct
 from deformlearn.data.truth import Truth
 from deformlearn.evaluation import score_estimates
+from deformlearn.lifter import Lifter
 from deformlearn.observations import no_points
 from deformlearn.protocols import PROTOCOLS
 from deformlearn.registration import register
 from deformlearn.regressor import build_network, predict_dataset
 from deformlearn.scoring import measure
 from deformlearn.supervision import TrainingSet, all_losses, training_examples
+from tiny_runs import planted_rows
 
 THERE, HERE = torch.device("cuda", 0), torch.device("cpu")
 CROSSING = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put_")
@@ -153,6 +156,27 @@ def test_registration_stays_on_its_device(pretence, template, planted):
             register(*there, config, start=found)
             assert quality.loss.device == THERE
             torch.testing.assert_close(found.to(HERE).body.pose, expected.body.pose)
+
+
+def test_a_photograph_is_fitted_on_the_device_that_is_named(pretence, template, planted):
+    rows = planted_rows(planted(template, 2, joints="coco17")[1])
+    info = DatasetInfo(template.name, template.fingerprint, "coco17")
+    config = RegistrationConfig(first_iterations=1, iterations=2)
+    lifter = Lifter("h36m17", 8)
+
+    def fitted(device):
+        people = people_of(rows, info)
+        lifted = fitting._lifted(template, people, config, lifter, device)
+        people = replace(people, observations=lifted)
+        return lifted, fitting._registered(template, people, config, device)
+
+    expected, (estimate, quality) = fitted(HERE)
+    with pretence:
+        lifted, (found, same) = fitted(THERE)
+    assert pretence.sent
+    torch.testing.assert_close(lifted.depths, expected.depths)
+    torch.testing.assert_close(found.body.pose, estimate.body.pose, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(same.loss, quality.loss, rtol=1e-3, atol=1e-3)
 
 
 def test_learning_and_scoring_stay_on_their_device(pretence, template, planted):

@@ -46,6 +46,27 @@ def test_a_data_set_is_fitted_and_its_bad_rows_are_listed(template, folder, caps
     assert (seen - torch.tensor([200.0, 150.0])).abs().max() < 160
 
 
+def test_finished_fits_of_anything_else_are_kept(template, planted, folder):
+    data, out = folder / "data", folder / "out"
+    fits = out / "estimates.parquet"
+    fitting.fit_dataset(data, out, "train", template, QUICK)
+    before = fits.read_bytes()
+    write_rows(data, "other", 0, planted_rows(planted(template, 2, joints="coco17")[1]))
+    longer = replace(QUICK, iterations=5)
+    for split, config in (("other", QUICK), ("train", longer)):
+        with pytest.raises(
+            InputError, match=r"estimates of other data.*; give another --out, or delete"
+        ):
+            fitting.fit_dataset(data, out, split, template, config)
+    assert fits.read_bytes() == before
+    assert fitting.fit_dataset(data, out, "train", template, QUICK).fitted == 0
+    fits.write_bytes(before[:-30])  # damaged: nothing that could be kept
+    assert fitting.fit_dataset(data, out, "train", template, longer).fitted == 2
+    fits.unlink()
+    assert fitting.fit_dataset(data, out, "train", template, QUICK).fitted == 2
+    assert fits.read_bytes() == before
+
+
 def test_the_error_of_a_person_is_relative_to_its_size():
     person = fitting.PersonReport("a", 10, 0, 200.0, 4.0, None, 1.0, "ok")
     assert person.error_percent == 2.0
@@ -65,9 +86,29 @@ def test_a_lifter_is_trained_once_and_kept(tmp_path):
     np.save(tmp_path / "poses.npy", poses)
     config = LifterConfig(width=8, steps=4, batch=4)
     made = fitting.lifter_from_poses(tmp_path / "poses.npy", "h36m17", tmp_path / "out", config)
-    again = fitting.lifter_from_poses(tmp_path / "gone.npy", "h36m17", tmp_path / "out", config)
+    again = fitting.lifter_from_poses(tmp_path / "poses.npy", "h36m17", tmp_path / "out", config)
     for a, b in zip(made.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_kept_lifter_of_other_poses_joints_or_settings_is_refused(tmp_path):
+    poses = np.random.default_rng(0).normal(size=(50, 34))
+    np.save(tmp_path / "poses.npy", poses)
+    np.save(tmp_path / "other.npy", poses + 1)
+    config = LifterConfig(width=8, steps=4, batch=4)
+    fitting.lifter_from_poses(tmp_path / "poses.npy", "h36m17", tmp_path, config)
+    kept = (tmp_path / "lifter.safetensors").read_bytes()
+    longer = replace(config, steps=5)
+    for name, joints, settings in (
+        ("other", "h36m17", config), ("poses", "h36m17_left_first", config), ("poses", "h36m17", longer)
+    ):  # fmt: skip
+        with pytest.raises(
+            InputError, match=rf"not trained on the poses of .*{name}\.npy as {joints}"
+        ):
+            fitting.lifter_from_poses(tmp_path / f"{name}.npy", joints, tmp_path, settings)
+    with pytest.raises(InputError, match="cannot read 2D poses"):
+        fitting.lifter_from_poses(tmp_path / "gone.npy", "h36m17", tmp_path, config)
+    assert (tmp_path / "lifter.safetensors").read_bytes() == kept
 
 
 def test_a_densepose_photograph_becomes_bodies(anny, shared, tmp_path, capsys):
@@ -186,5 +227,20 @@ def test_nobody_to_fit_is_refused(template, tmp_path):
         "annotations": [{"id": 5, "image_id": 1, "keypoints": [0] * 51}],
     }
     (tmp_path / "k.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="nobody with 10 labelled key points"):
+    with pytest.raises(InputError, match=r"nobody with 10 labelled key points .* left out$"):
         fitting.fit_keypoints(tmp_path / "k.json", tmp_path, tmp_path / "out", template, QUICK)
+
+
+def test_key_points_whose_images_are_not_there_are_refused_for_that(template, tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"id": 5, "image_id": 1, "keypoints": [10, 20, 2] * 17}],
+    }
+    (tmp_path / "k.json").write_text(json.dumps(content))
+    for images, said in (
+        (tmp_path, r"left out \(1 as its image .*a\.jpg is missing"),
+        (tmp_path / "k.json", r"k\.json is a file; with --keypoints give the folder"),
+        (tmp_path / "gone", r"gone is not there; with --keypoints give the folder"),
+    ):
+        with pytest.raises(InputError, match=said):
+            fitting.fit_keypoints(tmp_path / "k.json", images, tmp_path / "out", template, QUICK)

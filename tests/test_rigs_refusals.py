@@ -57,7 +57,7 @@ def test_another_kind_of_file_is_refused_by_its_first_bytes(tmp_path, suffix, co
 def test_a_folder_or_a_missing_file_is_refused(tmp_path):
     (tmp_path / "body.glb").mkdir()
     refused(tmp_path / "body.glb", "unknown template")
-    refused(tmp_path / "none.glb", "unknown template")
+    refused(tmp_path / "none.glb", "none.glb does not exist")
     with pytest.raises(InputError, match="cannot read"):
         read_gltf(tmp_path / "none.glb")
 

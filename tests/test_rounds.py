@@ -214,6 +214,20 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read_or_begun(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("test_resnt", "close are test_resnet"), ("test_vit", "stride 4, which the 2D")],
+)
+def test_a_backbone_that_cannot_be_is_refused_before_anything_is_read_or_begun(
+    people, template, tmp_path, monkeypatch, name, said
+):
+    monkeypatch.setattr(shards, "read_table", lambda *_: pytest.fail("it was read"))
+    config = replace(QUICK, regressor=replace(QUICK.regressor, backbone=name))
+    with pytest.raises(InputError, match=said):
+        deform_and_learn(people, tmp_path / "run", config, template)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_more_processes_than_there_is_work_for_are_refused(people, template):
     split = load_split(people, "train", template, 32, 1)
     _enough_for_all(Team(0, 4), QUICK, split)
@@ -282,7 +296,7 @@ def test_people_without_key_points_need_a_lifter_and_go_on_with_the_one_they_beg
     data = write_people(tmp_path / "data", train=10, keypoints_seen=False)
     out, config = tmp_path / "run", replace(QUICK, rounds=1)
     with pytest.raises(InputError, match=r"0 of 10 people have them.*--lifter FILE"):
-        deform_and_learn(data, tmp_path / "none", config, template)
+        deform_and_learn(data, out, config, template)
     one, other = (lifter_file(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2))
     records = deform_and_learn(data, out, config, template, lifter=one)
     assert (out / "lifter.safetensors").read_bytes() == one.read_bytes()

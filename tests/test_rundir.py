@@ -38,6 +38,7 @@ def test_the_same_configuration_goes_on_and_another_is_refused(tmp_path):
     for config in (RunConfig(), RunConfig(), RunConfig(device="cpu", workers=7)):
         with RunFolder(tmp_path) as folder:
             folder.begin(config, DATA)
+            folder.save_checkpoint("lifter", 0, {"step": 1})
     with RunFolder(tmp_path) as folder, pytest.raises(InputError, match="rounds: 3 became 5"):
         folder.begin(RunConfig(rounds=5), DATA)
     lifter = replace(RunConfig().lifter, width=7)
@@ -48,6 +49,31 @@ def test_the_same_configuration_goes_on_and_another_is_refused(tmp_path):
         folder.begin(RunConfig(lifter=lifter), DATA)
     with RunFolder(tmp_path) as folder, pytest.raises(InputError, match=r"data\.path"):
         folder.begin(RunConfig(), {**DATA, "path": "other"})
+
+
+def test_a_run_that_has_kept_nothing_may_become_another(tmp_path):
+    old, new = ({"train.parquet": {"rows": rows, "bytes": 9}} for rows in (1, 2))
+    for config, shards in ((RunConfig(), old), (RunConfig(rounds=5), old), (RunConfig(), new)):
+        with RunFolder(tmp_path) as folder:
+            folder.begin(config, DATA, shards)
+        assert read_config(tmp_path)["config"]["rounds"] == config.rounds
+        assert json.loads((tmp_path / "shards.json").read_text()) == shards
+    for kept in ("lifter.safetensors", "round-1/estimates.parquet.parts/000000.parquet"):
+        path = tmp_path / kept
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        with RunFolder(tmp_path) as folder, pytest.raises(InputError, match="another config"):
+            folder.begin(RunConfig(rounds=5), DATA, new)
+        with RunFolder(tmp_path) as folder, pytest.raises(InputError, match="2 rows became 1"):
+            folder.begin(RunConfig(), DATA, old)
+        path.unlink()
+
+
+def test_the_config_of_another_program_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"theirs": 1}')
+    with RunFolder(tmp_path) as folder, pytest.raises(InputError, match="give another folder"):
+        folder.begin(RunConfig(), DATA)
+    assert (tmp_path / "config.json").read_text() == '{"theirs": 1}'
 
 
 def test_finished_stages_are_remembered_in_order(run):
@@ -168,6 +194,7 @@ def test_shards_that_change_during_a_run_are_refused(tmp_path, now, message):
         folder.check_shards(SHARDS)
         with pytest.raises(InputError, match=message):
             folder.check_shards(now)
+        folder.save_checkpoint("lifter", 0, {"step": 1})
     with RunFolder(tmp_path) as folder, pytest.raises(InputError, match=message):
         folder.begin(RunConfig(), DATA, now)
 

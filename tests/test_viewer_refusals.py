@@ -120,6 +120,9 @@ def test_a_data_set_can_be_named(copied, body):
     assert source.found.notes == ()
     with pytest.raises(InputError, match="is not a data set"):
         open_source(str(copied), data=str(copied), template=body)
+    moved = str(source.found.data)
+    with pytest.raises(InputError, match="is a data set; --data is for runs and estimates"):
+        open_source(moved, data=moved, template=body)
 
 
 def test_estimates_alone_find_their_people_in_any_split(run, body, tmp_path):

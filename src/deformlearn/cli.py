@@ -31,9 +31,6 @@ GROUPS = {
 }
 """Commands that have commands of their own, and what the list of commands says of them."""
 
-SHARED = ("demo", "run", "synth", "register", "evaluate")
-"""Commands whose work several processes share (docs/scale.md)."""
-
 _FILES_IN_BASH = """
 # Where no option or command fits, a file does: photographs and folders have no option before them.
 _deformlearn() {
@@ -129,15 +126,8 @@ def _run(words: list[str]) -> None:
 def _refuse_processes(words: list[str]) -> None:
     """Refuse what several processes would each do whole, into the same files."""
     command = next((word for word in words if not word.startswith("-")), None)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or command is None or command in SHARED:
-        return
-    from deformlearn.distributed import together
-
-    with together("cpu"):  # so that one process says it
-        raise InputError(
-            f"{command} is the work of one process: start it without torchrun "
-            f"(several share the work of {', '.join(SHARED)})"
-        )
+    if command is not None and command not in cli_run.SHARED:
+        cli_run.refuse_processes(command)
 
 
 def _stub(text: str) -> Callable:

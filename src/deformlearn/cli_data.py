@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from deformlearn.cli_run import refuse_processes
 from deformlearn.config import PRESETS, DemoConfig, RegistrationConfig
 from deformlearn.errors import InputError
 from deformlearn.terminal import console, watch
@@ -36,10 +37,10 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         keypoints: Path | None = None,
         lifter: Path | None = None,
         poses: Path | None = None,
-        pose_joints: str = "h36m17",
-        split: str = "train",
+        pose_joints: str | None = None,
+        split: str | None = None,
         template: str = "anny",
-        points: int = 400,
+        points: int | None = None,
         device: str = "auto",
         config: Annotated[RegistrationConfig, Flat] = default.run.registration,
     ) -> None:
@@ -58,36 +59,50 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
             keypoints: COCO person_keypoints json.
             lifter: Lifter that gives joints a depth (lifter.safetensors of a run).
             poses: Or 2D poses (.npy, people x joints x 2) to train one on.
-            pose_joints: Joint set of --poses.
-            split: Split of the data set.
+            pose_joints: Joint set of --poses (default: h36m17).
+            split: Split of the data set (default: train).
             template: Rigged human: anny, or a file (see `deformlearn body`).
-            points: Correspondences a person, with --densepose.
-            device: For a data set: auto, cpu, cuda, ...
+            points: Correspondences a person, with --densepose (default: 400).
+            device: auto, cpu, cuda, ...
             config: Weights and schedule.
 
         """
-        from deformlearn import fitting, templates
+        from deformlearn import fitting, runtime, templates
+        from deformlearn.files import refuse_data_set
 
         if densepose is not None and keypoints is not None:
             raise InputError("--densepose and --keypoints are two kinds of input; give one of them")
-        known = _Depths(lifter, poses, pose_joints, out)
-        show = watch()
+        if lifter is not None and poses is not None:
+            raise InputError("--lifter and --poses both say how deep joints are; give one of them")
+        for wanted, owner, given in (
+            (densepose, "--densepose", {"--charts": charts, "--inds": inds, "--points": points}),
+            (poses, "--poses", {"--pose-joints": pose_joints}),
+        ):
+            if wanted is None:
+                _refuse_idle(given, f"for {owner}")
+        known = _Depths(lifter, poses, pose_joints or "h36m17", out)
+        if densepose is None and keypoints is None:
+            _register_dataset(source, out, split or "train", template, known, device, config)
+            return
+        _refuse_idle({"--split": split}, "for a data set")
+        refuse_processes(f"register {'--keypoints' if densepose is None else '--densepose'}")
+        refuse_data_set(out)
+        where, show = runtime.device(device), watch()
         if keypoints is not None:
             body = templates.load(template)
             found = fitting.fit_keypoints(
-                keypoints, Path(source), out, body, config, lifter=known.lifter(show), watch=show
-            )
+                keypoints, Path(source), out, body, config, lifter=known.lifter(show), device=where,
+                watch=show,
+            )  # fmt: skip
         elif densepose is not None:
             if charts is None:
                 raise InputError("--densepose needs --charts: DensePose's UV_Processed.mat")
             body = templates.load(template)
             found = fitting.fit_photograph(
-                Path(source), densepose, inds, charts, out, body, config, points=points,
-                lifter=known.lifter(show), watch=show,
+                Path(source), densepose, inds, charts, out, body, config,
+                points=400 if points is None else points, lifter=known.lifter(show), device=where,
+                watch=show,
             )  # fmt: skip
-        else:
-            _register_dataset(source, out, split, template, known, device, config)
-            return
         _print_people(found)
         print(f"written: {out.resolve()}")
 
@@ -104,7 +119,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         """Predict the body in each image (NPZ, OBJ, overlay png) or frame (overlay video).
 
         Args:
-            run: Run folder, or a network.safetensors.
+            run: Run folder (or the OUT of `demo`), or a network.safetensors.
             images: Images, folders of images, and videos; without --boxes one person fills each.
             out: Folder for the results.
             boxes: Where the people are: json, csv, MOT or OpenPose (docs/videos.md).
@@ -115,12 +130,13 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         """
         from deformlearn.results import predict_to_files
+        from deformlearn.rundir import run_in
         from deformlearn.templates import load
 
         body = load(template)
         predict_to_files(
-            run, images, out, body, boxes=boxes, refine=refine, meshes=meshes, device=device,
-            watch=watch(),
+            run_in(run), images, out, body, boxes=boxes, refine=refine, meshes=meshes,
+            device=device, watch=watch(),
         )  # fmt: skip
         print(f"written: {out.resolve()}")
 
@@ -155,7 +171,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
     def annotate(
         images: tyro.conf.Positional[Path],
         out: Path,
-        body: str = "anny",
+        template: Annotated[str, tyro.conf.arg(aliases=["--body"])] = "anny",
         joints: str = "coco17",
         charts: Path | None = None,
         host: str = "127.0.0.1",
@@ -167,7 +183,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         Args:
             images: Folder of photographs.
             out: Data set folder; every change is saved there at once, and the same command goes on.
-            body: Rigged human to point at: anny, or a file (see `deformlearn body`).
+            template: Rigged human to point at: anny, or a file (see `deformlearn body`).
             joints: Joint set of the key points.
             charts: DensePose's UV_Processed.mat, for a json in DensePose's own charts.
             host: Address to serve at; another than 127.0.0.1 lets others in who know the link.
@@ -179,7 +195,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.templates import load
 
         command.annotate(
-            images, out, load(body), joints=joints, charts=charts, host=host, port=port,
+            images, out, load(template), joints=joints, charts=charts, host=host, port=port,
             open_browser=browser,
         )  # fmt: skip
 
@@ -263,6 +279,14 @@ class _Depths:
         return fitting.lifter_from_poses(self.poses, self.joints, self.out, config, watch=show)
 
 
+def _refuse_idle(given: Mapping[str, object], owner: str) -> None:
+    """Refuse options that would do nothing, for they belong to what was not given."""
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        verb = "is" if len(named) == 1 else "are"
+        raise InputError(f"{' and '.join(named)} {verb} {owner}; leave out what does nothing here")
+
+
 def _register_dataset(
     source: str,
     out: Path,
@@ -274,7 +298,7 @@ def _register_dataset(
 ) -> None:
     from deformlearn import fitting, runtime, templates
     from deformlearn.distributed import together
-    from deformlearn.files import place
+    from deformlearn.files import place, refuse_data_set
     from deformlearn.progress import QUIET
 
     if Path(source).is_file():
@@ -283,6 +307,8 @@ def _register_dataset(
         )
     with together(device) as team:
         show = watch() if team.leads else QUIET
+        with team.refuse_together():
+            refuse_data_set(out)
         lifter = None
         for leading in (True, False):  # the one that rank 0 has trained is what the others read
             with team.refuse_together():

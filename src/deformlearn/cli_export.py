@@ -71,7 +71,14 @@ def export(
         pixels: What an onnx model takes: RGB in [0, 1], or bytes.
 
     """
+    if pixels != "float" and to != "onnx":
+        raise InputError(f"{to} files hold people; --pixels is for onnx")
     if to == "onnx":
+        idle = [people, round, stage, split, animate, texture, images, data, focal_px]
+        if any(value not in ((), None, False) for value in idle):
+            raise InputError(
+                "onnx is a network and no people: leave out all but --template, --axes and --pixels"
+            )
         _network(path, out, template, axes or "template", pixels)
         return
     from deformlearn.exports.command import (
@@ -120,12 +127,11 @@ def _network(
     from deformlearn.exports.onnx import LARGEST_DIFFERENCE, write_onnx
     from deformlearn.regressor import load_network
     from deformlearn.results import last_network
+    from deformlearn.rundir import run_in
     from deformlearn.templates import load
 
     target = out / "network.onnx"
-    inside = path / "run"  # of the OUT of `deformlearn demo`
-    run = inside if (inside / "config.json").is_file() else path
-    network = load_network(last_network(run))
+    network = load_network(last_network(run_in(path)))
     largest = write_onnx(network, load(template), target, axes=axes, pixels=pixels)
     print(
         f"{target}: ONNX Runtime differs from PyTorch by at most {largest:.1e} "

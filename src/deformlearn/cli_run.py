@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 Preset = Literal["tiny", "laptop", "gpu", "paper", "paper-mosh", "paper-densepose"]
 Flat = tyro.conf.arg(name="")
 
+SHARED = ("demo", "run", "synth", "register", "evaluate")
+"""Commands whose work several processes share (docs/scale.md)."""
+
 
 def commands(default: DemoConfig) -> dict[str, Callable]:
     """Each command by name; `default` gives the numbers that are not on the command line."""
@@ -33,7 +37,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         Args:
             out: Folder for the data set, the run and report.html; the same command resumes.
-            preset: Size of everything (tiny: minutes on any machine; paper: the paper's settings).
+            preset: Size of everything (tiny: half a minute; laptop: ten; paper: the paper's settings).
             profile: Print where the time of training goes.
             config: Any number of the preset may be changed.
 
@@ -43,6 +47,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.agreement import agree
         from deformlearn.distributed import together
         from deformlearn.files import clear_parts, write_atomically
+        from deformlearn.regressor import require_backbone
         from deformlearn.report import print_results, write_report
         from deformlearn.rounds import deform_and_learn
         from deformlearn.rundir import ONE_PROCESS
@@ -50,6 +55,8 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
 
         with together(config.run.device) as team:
             agree(team, asdict(config), ignored=ONE_PROCESS)
+            with team.refuse_together():
+                require_backbone(config.run.regressor)  # before people are made for minutes
             show = _watch(team)
             template = load()
             _synthesize(out / "data", config.data, config.run.workers, config.run.device, team)
@@ -134,43 +141,53 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         run: tyro.conf.Positional[Path],
         protocol: str | None = None,
         data: str | None = None,
-        split: str = "test",
+        split: str | None = None,
         template: str = "anny",
         device: str = "auto",
     ) -> None:
         """Print what a run has measured, by action too, and the protocol behind the numbers.
 
         Args:
-            run: Run folder.
+            run: Run folder, or the OUT of `demo`.
             protocol: Score its last network under a published protocol: h36m-1, hmr-2, 3dpw, ...
-            data: Data set to score it on, instead of the run's own.
-            split: Split of that data set.
+            data: With --protocol: data set to score it on, instead of the run's own.
+            split: With --protocol: split of that data set (default: test).
             template: Rigged human the run was made with.
             device: auto, cpu, cuda, ...
 
         """
+        from deformlearn import runtime
         from deformlearn.distributed import together
         from deformlearn.evaluation import ProtocolCard, canonical_mm
         from deformlearn.files import place
         from deformlearn.judging import score_run
-        from deformlearn.report import print_actions, print_results
-        from deformlearn.rundir import RunFolder, read_config
+        from deformlearn.report import has_measured, print_actions, print_results
+        from deformlearn.rundir import RunFolder, read_config, run_in
         from deformlearn.templates import load
 
-        if protocol is None and data is not None:
-            raise InputError("--data needs --protocol: how its people are to be scored")
+        for name, given in (("data", data), ("split", split)):
+            if protocol is None and given is not None:
+                raise InputError(
+                    f"--{name} needs --protocol: how people are to be scored; without it, what the "
+                    f"run itself has measured is printed"
+                )
+        folder = run_in(run)
         with together(device) as team:
+            with team.refuse_together():
+                runtime.device(device)
             if protocol is not None:
                 scores = score_run(
-                    run, protocol, load(template),
-                    data=None if data is None else place(data),
-                    split=split, device=device, team=team, watch=_watch(team),
+                    folder, protocol, load(template),
+                    data=None if data is None else place(data), split=split or "test",
+                    device=device, team=team, watch=_watch(team),
                 )  # fmt: skip
                 if team.leads:
                     print("\n".join(scores.lines()))
             elif team.leads:
-                found = read_config(run)["data"]
-                records = RunFolder(run).records()
+                found = read_config(folder)["data"]
+                records = RunFolder(folder).records()
+                if not has_measured(records):
+                    raise InputError(f"nothing has been measured in {folder} yet; go on with `run`")
                 print_results(console(), records)
                 print_actions(console(), records)
                 described = found["template"].get("description") or found["path"]
@@ -187,7 +204,7 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         """Write report.html of a run, finished or not; of two runs, a page of both side by side.
 
         Args:
-            run: Run folder.
+            run: Run folder, or the OUT of `demo`, whose own page is written again.
             other: Another run folder, to be compared with the first.
             data: The data set, if it has moved.
             template: Rigged human the runs were made with.
@@ -196,16 +213,32 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         """
         from deformlearn.files import place
         from deformlearn.report import write_comparison, write_report
+        from deformlearn.rundir import run_in
         from deformlearn.templates import load
 
         body, where = load(template), None if data is None else place(data)
         if other is None:
-            page = write_report(run, body, data=where, out=out)
+            target = out or run / "report.html"
+            page = write_report(run_in(run), body, data=where, out=target)
         else:
-            page = write_comparison(run, other, body, data=where, out=out)
+            target = out or run / f"with-{other.resolve().name}.html"
+            page = write_comparison(run_in(run), run_in(other), body, data=where, out=target)
         print(f"report: {page.resolve()}")
 
     return {one.__name__: one for one in (demo, synth, run, evaluate, report)}
+
+
+def refuse_processes(work: str) -> None:
+    """Refuse several processes for what each of them would do whole, into the same files."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    from deformlearn.distributed import together
+
+    with together("cpu"):  # so that one process says it
+        raise InputError(
+            f"{work} is the work of one process: start it without torchrun "
+            f"(several share the work of {', '.join(SHARED)})"
+        )
 
 
 def _synthesize(out: Path, config: SyntheticConfig, workers: int, device: str, team: Team) -> None:

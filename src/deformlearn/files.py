@@ -105,6 +105,14 @@ def naming(path: AnyPath, verb: Literal["read", "write"] = "write") -> Iterator[
         ) from error
 
 
+def refuse_data_set(out: Path) -> None:
+    """Refuse the folder of a data set for results: they would lie among its own files."""
+    with naming(out):
+        there = (out / "dataset.json").exists()
+    if there:
+        raise InputError(f"{out} is a data set, and results would mix with it; give another --out")
+
+
 def clear_parts(folder: Path) -> None:
     """Remove what writers that were killed have left; nobody may be writing there now."""
     for stale in folder.rglob(".*.part"):

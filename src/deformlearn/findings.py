@@ -19,7 +19,7 @@ from deformlearn.data.shards import read_info
 from deformlearn.data.tables import facts, row_count
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath, place
-from deformlearn.rundir import read_config
+from deformlearn.rundir import read_config, run_in
 from deformlearn.templates import READABLE
 
 Kind = Literal["run", "estimates", "data", "template", "network"]
@@ -125,8 +125,8 @@ def _folder(folder: Path) -> Findings:
             f"the estimates in {folder} are not whole yet ({len(parts)} finished blocks); "
             f"wait, or give the same command again that began them"
         )
-    if (folder / "run" / "config.json").is_file():
-        return _run(folder / "run")
+    if (run := run_in(folder)) != folder:
+        return _run(run)
     raise InputError(f"{folder} is no folder of ours; {_WANTED}")
 
 

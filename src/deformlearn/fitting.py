@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from deformlearn.lifter import Lifter
 from deformlearn.observations import Observations
 from deformlearn.own_joints import OWN_JOINT_WEIGHT, with_own_joints, without_keypoints
 from deformlearn.pictures import save_png
-from deformlearn.progress import QUIET, Watch
+from deformlearn.progress import QUIET, Advance, Watch
 from deformlearn.registering import Registered, register_split
 from deformlearn.registration import register
 from deformlearn.render import dots, overlay, strip
@@ -81,11 +83,12 @@ def fit_dataset(
 ) -> Registered:
     """Register every sound person of a split into `out`; bad rows are listed and left out.
 
-    The split may be of any size, and what was cut off goes on (`registering.register_split`).
+    The split may be of any size, and what was cut off goes on (`registering.register_split`). Finished
+    estimates in `out` that were made of anything else are an InputError.
     """
     return register_split(
         data, split, template, out / "estimates.parquet", config, lifter=lifter, device=device,
-        team=team, watch=watch,
+        keep=True, team=team, watch=watch,
     )  # fmt: skip
 
 
@@ -101,6 +104,7 @@ def fit_photograph(
     points: int = 400,
     seed: int = 0,
     lifter: Lifter | None = None,
+    device: torch.device | str = "cpu",
     watch: Watch = QUIET,
 ) -> list[PersonReport]:
     """Register everyone DensePose found in a photograph, and draw them.
@@ -122,27 +126,46 @@ def fit_photograph(
     info = _info(template)
     unseen = people_of([second for _, second in halves], info)
     half = people_of([first for first, _ in halves], info)
-    half_seen = _lifted(template, half, config, lifter)
-    partial, _ = register(template, half_seen, half.crop, config)
+    half = replace(half, observations=_lifted(template, half, config, lifter, device))
+    partial, _ = _registered(template, half, config, device)
     held_out = _point_errors(template, partial, unseen.observations, unseen.crop)
     notes = ["; ".join(person.notes) for person in usable]
     people = people_of(rows, info)
-    people = replace(people, observations=_lifted(template, people, config, lifter))
-    reports = _fit(
-        people, out, template, config, watch=watch, held_out=held_out.tolist(), notes=notes,
-        sources=rows,
+    people = replace(people, observations=_lifted(template, people, config, lifter, device))
+    return _fit(
+        people, out, template, config, device=device, watch=watch, held_out=held_out.tolist(),
+        notes=notes, sources=rows,
     )  # fmt: skip
-    return reports
 
 
 def _lifted(
-    template: BodyTemplate, people: People, config: RegistrationConfig, lifter: Lifter | None
+    template: BodyTemplate,
+    people: People,
+    config: RegistrationConfig,
+    lifter: Lifter | None,
+    device: torch.device | str,
 ) -> Observations:
     """People without key points, with the joints of a first fit and their lifted depths."""
-    seen = people.observations
-    if lifter is not None:
-        seen = without_keypoints(seen, lifter.joints)  # so that no depth of the lifter is lost
-    return with_own_joints(template, seen, people.crop, config, lifter)
+    if lifter is None:
+        return people.observations
+    # Without key points in the lifter's own joint set none of its depths would be lost.
+    seen = without_keypoints(people.observations, lifter.joints).to(device)
+    moved = copy.deepcopy(lifter).to(device)
+    crop = people.crop.to(device)
+    return with_own_joints(template.to(device), seen, crop, config, moved).to("cpu")
+
+
+def _registered(
+    template: BodyTemplate,
+    people: People,
+    config: RegistrationConfig,
+    device: torch.device | str,
+    progress: Advance | None = None,
+) -> tuple[Estimate, Quality]:
+    """The fits of people, computed on a device, in ordinary memory."""
+    seen, crop = people.observations.to(device), people.crop.to(device)
+    estimate, quality = register(template.to(device), seen, crop, config, progress=progress)
+    return estimate.to("cpu"), quality.to("cpu")
 
 
 def _seen_in(photo: Path, densepose: Path, inds: Path | None, watch: Watch) -> list[DetectedPerson]:
@@ -186,36 +209,65 @@ def fit_keypoints(
     *,
     lifter: Lifter | None = None,
     min_keypoints: int = 10,
+    device: torch.device | str = "cpu",
     watch: Watch = QUIET,
 ) -> list[PersonReport]:
     """Register people from COCO key points and lifted depths alone, and draw them."""
+    if not images.is_dir():
+        what = "a file" if images.exists() else "not there"
+        raise InputError(
+            f"{images} is {what}; with --keypoints give the folder of the images, not one image"
+        )
     rows, rejected = read_keypoints(annotations, images, min_keypoints=min_keypoints)
     for identity, reason in rejected:
         watch.say(f"left out: annotation {identity}: {reason}")
     if not rows:
+        about_images = [reason for _, reason in rejected if str(images.absolute()) in reason]
         raise InputError(
-            f"{annotations} has nobody with {min_keypoints} labelled key points; "
-            f"all {len(rejected)} annotations were left out"
+            f"{annotations} has nobody with {min_keypoints} labelled key points and an image that can "
+            f"be read; all {len(rejected)} annotations were left out"
+            + (f" ({len(about_images)} as {about_images[0]})" if about_images else "")
         )
-    return _fit(people_of(rows, _info(template)), out, template, config, lifter=lifter, watch=watch,
-                sources=rows)  # fmt: skip
+    people = people_of(rows, _info(template))
+    if lifter is not None:
+        people = replace(people, observations=lifter.lift(people.observations))
+    return _fit(people, out, template, config, device=device, watch=watch, sources=rows)
 
 
 def lifter_from_poses(
     poses: Path, joints: str, out: Path, config: LifterConfig, *, watch: Watch = QUIET
 ) -> Lifter:
-    """A lifter trained on the 2D poses of an .npy file, kept in `out` for the next time."""
+    """A lifter trained on the 2D poses of an .npy file, kept in `out` for the next time.
+
+    One that is there and was made of anything else is an InputError.
+    """
     path = out / "lifter.safetensors"
+    keypoints, weights = lifting.read_poses(poses, joints)
+    made_of = _digest(keypoints, weights, joints, config)
     if path.exists():
+        if lifting.made_of(path) != made_of:
+            raise InputError(
+                f"{path} was not trained on the poses of {poses} as {joints} with these settings; "
+                f"give another --out, or use it all the same by --lifter in place of --poses"
+            )
         watch.say(f"using the lifter {path}")
         return lifting.load_lifter(path)
-    keypoints, weights = lifting.read_poses(poses, joints)
     with watch.stage("lifter", config.steps) as advance:
         trained = lifting.train(
             keypoints, weights, joints, config, after_chunk=lambda now: advance(now.step)
         )
-    lifting.save_lifter(trained, path)
+    lifting.save_lifter(trained, path, made_of=made_of)
     return trained
+
+
+def _digest(
+    keypoints: torch.Tensor, weights: torch.Tensor, joints: str, config: LifterConfig
+) -> str:
+    """A short name for all that a lifter is made of."""
+    content = hashlib.sha256(json.dumps([joints, asdict(config)]).encode())
+    for values in (keypoints, weights):
+        content.update(values.numpy().tobytes())
+    return content.hexdigest()[:16]
 
 
 def _info(template: BodyTemplate) -> DatasetInfo:
@@ -228,21 +280,21 @@ def _fit(
     template: BodyTemplate,
     config: RegistrationConfig,
     *,
-    lifter: Lifter | None = None,
+    device: torch.device | str,
     watch: Watch = QUIET,
     held_out: Sequence[float] | None = None,
     notes: Sequence[str] | None = None,
     sources: Sequence[Row] = (),
 ) -> list[PersonReport]:
-    seen = people.observations if lifter is None else lifter.lift(people.observations)
+    seen = people.observations
     with watch.stage("register", len(people)) as advance:
-        estimate, quality = register(template, seen, people.crop, config, progress=advance)
+        estimate, quality = _registered(template, people, config, device, advance)
     flags = flags_of(quality, people.crop)
     for row, note in enumerate(notes or ()):
         flags[row] = (
             note if flags[row] == "ok" and note else "; ".join(filter(None, (flags[row], note)))
         )
-    sizes = _sizes(people.observations) * people.crop.half
+    sizes = _sizes(seen) * people.crop.half
     reports = [
         PersonReport(
             key=people.keys[row],

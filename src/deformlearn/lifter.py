@@ -8,10 +8,12 @@ losses as its authors coded them; what we added is off in the `paper` preset (do
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -302,8 +304,8 @@ def _check_finite(
     )
 
 
-def save_lifter(lifter: Lifter, path: Path) -> None:
-    """Write weights and what they mean as safetensors."""
+def save_lifter(lifter: Lifter, path: Path, *, made_of: str = "") -> None:
+    """Write weights and what they mean as safetensors; `made_of` is what `made_of` then says of it."""
     metadata = {
         "kind": "deformlearn lifter",
         "joints": lifter.joints,
@@ -311,20 +313,16 @@ def save_lifter(lifter: Lifter, path: Path) -> None:
         "sees_hidden": str(int(lifter.sees_hidden)),
         "symmetric": str(int(lifter.symmetric)),
     }
+    if made_of:
+        metadata["made_of"] = made_of
     tensors = {name: value.contiguous() for name, value in lifter.state_dict().items()}
     write_atomically(path, save(tensors, metadata))
 
 
 def load_lifter(path: Path) -> Lifter:
     """Read a lifter; any other file, or a damaged one, is an InputError."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("kind") != "deformlearn lifter":
-                raise InputError(f"{path} is not a lifter written by deformlearn")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read a lifter from {path}: {error}") from error
+    with _opened(path) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if (name := not_finite(tensors)) is not None:
         raise InputError(
             f"{path} is damaged: its weights {name} are not all finite; restore the file, or train again"
@@ -337,6 +335,25 @@ def load_lifter(path: Path) -> Lifter:
     )
     lifter.load_state_dict(tensors)
     return lifter.eval()
+
+
+def made_of(path: Path) -> str:
+    """A short name for what a lifter's file was made of; "" where nobody said it."""
+    with _opened(path) as (_, metadata):
+        return metadata.get("made_of", "")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A lifter's file and what it says of itself; any other file is an InputError."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != "deformlearn lifter":
+                raise InputError(f"{path} is not a lifter written by deformlearn")
+            yield file, metadata
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot read a lifter from {path}: {error}") from error
 
 
 def read_poses(poses: Path, joints: str) -> tuple[Tensor, Tensor]:

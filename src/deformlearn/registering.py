@@ -118,6 +118,7 @@ def register_split(
     start: Path | None = None,
     before: Path | None = None,
     alone: Path | None = None,
+    keep: bool = False,
     team: Team = ALONE,
     watch: Watch = QUIET,
     text: str = "register",
@@ -131,7 +132,8 @@ def register_split(
 
     Stops and goes on anywhere: finished blocks are in `<out>.parts` until all are. Another registration
     that was begun there is refused, and so is a shard that changes meanwhile. What is finished is not
-    done again. Of a team, each process fits some of the blocks; only rank 0's `watch` needs to be heard.
+    done again; estimates in `out` that were made of anything else are replaced, or refused with `keep`.
+    Of a team, each process fits some of the blocks; only rank 0's `watch` needs to be heard.
     """
     began = time.monotonic()
     counted = count_split(folder, split, template, team)
@@ -149,6 +151,11 @@ def register_split(
     parts = out.with_name(f"{out.name}.parts")
     with team.refuse_together():
         finished = team.leads and _is_finished(out, alone, made_of)
+        if keep and team.leads and not finished and _is_whole(out):
+            raise InputError(
+                f"{out} holds estimates of other data, another split or other settings; "
+                f"give another --out, or delete it to replace them"
+            )
     if team.tell(finished):
         if team.leads:  # killed when all was done but the parts were still there
             shutil.rmtree(parts, ignore_errors=True)
@@ -357,6 +364,15 @@ def _is_finished(out: Path, alone: Path | None, made_of: str) -> bool:
             return False
     with contextlib.suppress(InputError):  # what cannot be read is written anew
         return read_about(out).get("made_of") == made_of
+    return False
+
+
+def _is_whole(out: Path) -> bool:
+    """Whether estimates are there, whatever they are of."""
+    with naming(out):
+        there = out.exists()
+    with contextlib.suppress(InputError):
+        return there and bool(read_about(out))
     return False
 
 

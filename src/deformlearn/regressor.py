@@ -259,6 +259,14 @@ class Regressor(nn.Module):
         )
 
 
+def require_backbone(config: RegressorConfig) -> None:
+    """Refuse a backbone that no network can be built on; nothing is computed or downloaded for that."""
+    with torch.device("meta"):
+        backbone = Backbone(config.backbone, pretrained=False)
+    if config.auxiliary:
+        backbone.finest_level(config.size, config.cells)
+
+
 def build_network(
     config: RegressorConfig, template: BodyTemplate, joints: str, *, seed: int = 0
 ) -> Regressor:

@@ -34,6 +34,7 @@ from deformlearn.reports.tables import (
     OURS,
     PUBLISHED,
     curve,
+    has_measured,
     millimetres,
     print_actions,
     print_results,
@@ -42,6 +43,7 @@ from deformlearn.reports.tables import (
 from deformlearn.rundir import RunFolder, read_config
 
 __all__ = [
+    "has_measured",
     "millimetres",
     "print_actions",
     "print_results",

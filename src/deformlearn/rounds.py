@@ -25,11 +25,12 @@ from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import lifter_only, mean_pose, missing_joints
-from deformlearn.files import AnyPath, write_atomically
+from deformlearn.files import AnyPath, refuse_data_set, write_atomically
 from deformlearn.lifter import Lifter
 from deformlearn.profiling import profile_prediction, profile_training
 from deformlearn.progress import QUIET, Watch
 from deformlearn.registering import register_split
+from deformlearn.regressor import require_backbone
 from deformlearn.rundir import RunFolder
 from deformlearn.workshop import (
     Split,
@@ -67,6 +68,8 @@ def deform_and_learn(
     continues from its last checkpoint. A `lifter` that is given is used instead of training one, for
     people who lack whole 2D poses; `profile` says first where the time of learning will go.
     """
+    with team.refuse_together():
+        refuse_data_set(out)
     with RunFolder(out, team=team, watch=watch) as folder:
         shop = _open(data, folder, config, template, lifter, watch)
         if team.tell(profile):
@@ -95,7 +98,9 @@ def _open(
     """Note what this run is, or check that it is the one begun here; then read the data."""
     team = folder.team
     with team.refuse_together():
-        device = runtime.device(config.device)  # reading takes minutes: refuse it first
+        # Reading takes minutes and the lifter hours: what cannot be meant is refused first.
+        device = runtime.device(config.device)
+        require_backbone(config.regressor)
         described: dict[str, Any] = {
             "path": str(data.resolve()),
             "template": asdict(read_info(data)),

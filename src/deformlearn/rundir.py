@@ -75,13 +75,14 @@ class RunFolder:
     ) -> None:
         """Record what this run is, or check that it is the one that was begun here.
 
-        `shards` tells by name which version of each the data set has.
+        A run that has not kept anything yet may become another one. `shards` tells by name which version
+        of each the data set has.
         """
         wanted = json.loads(json.dumps({"config": asdict(config), "data": data}))
         agree(self.team, {**wanted, "shards": shards}, ignored=ONE_PROCESS)
         with self.team.refuse_together():
             if self.team.leads:
-                self._claim(wanted)
+                self._claim(wanted, shards or {})
                 self.check_shards(shards or {})
 
     def check_shards(self, shards: dict[str, dict]) -> None:
@@ -101,15 +102,21 @@ class RunFolder:
                     f"goes on, or begin anew with another --out"
                 )
 
-    def _claim(self, wanted: dict[str, Any]) -> None:
+    def _is_blank(self) -> bool:
+        """Whether no stage has kept anything, so that other options or data contradict nothing."""
+        kept = ("lifter.safetensors", "checkpoints/*", "round-*")
+        return not self.records() and not any(any(self.path.glob(name)) for name in kept)
+
+    def _claim(self, wanted: dict[str, Any], shards: dict[str, dict]) -> None:
         path = self.path / "config.json"
-        if not path.exists():
-            versions = json.dumps(runtime.versions(), indent=2)
-            write_atomically(self.path / "versions.json", versions.encode())
-            write_atomically(path, json.dumps(wanted, indent=2).encode())
-            return
-        changes = differences(_read_json(path), wanted, ignored=_WHERE_IT_RUNS)
-        if changes:
+        before = read_config(self.path) if path.exists() else None
+        blank = self._is_blank()
+        if before is None or blank:
+            notes = {"versions.json": runtime.versions(), "config.json": wanted}
+            notes |= {"shards.json": shards} if blank else {}
+            for name, content in notes.items():
+                write_atomically(self.path / name, json.dumps(content, indent=2).encode())
+        elif changes := differences(before, wanted, ignored=_WHERE_IT_RUNS):
             raise InputError(
                 f"{self.path} holds a run of another configuration ({said(changes)}); "
                 f"give the same options to go on with it, or another --out"
@@ -209,6 +216,14 @@ class RunFolder:
         return folder / f"{stage}-{round_}.pt", folder / f"{stage}-{round_}.before.pt"
 
 
+def run_in(path: Path) -> Path:
+    """The run that is meant by a path: of OUT of `deformlearn demo`, the run in it."""
+    inside = path / "run"
+    if (path / "config.json").exists() or not (inside / "config.json").is_file():
+        return path
+    return inside
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration (`config`) and data description (`data`) of a run folder.
 
@@ -228,7 +243,8 @@ def read_config(path: Path) -> dict[str, Any]:
         known = False
     if not known:
         raise InputError(
-            f"{path} is not a run folder: its config.json was not written by `run`; make one with `run`"
+            f"{path} is not a run folder: its config.json was not written by `run`; give another folder, "
+            f"or make one with `run`"
         )
     return found
 

@@ -53,6 +53,8 @@ def load_with_report(
         return _load_anny(), None
     path = Path(name)
     if not path.is_file():
+        if path.suffix.lower() in READABLE and not path.exists():
+            raise InputError(f"{path} does not exist; give 'anny' or the path of a body")
         raise InputError(
             f"unknown template {str(name)!r}: give 'anny' or the path of a body: {_known_files()}"
         )

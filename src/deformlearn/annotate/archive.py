@@ -121,7 +121,7 @@ class Archive:
                 name = different[0]
                 raise InputError(
                     f"{self.folder} was annotated with {name} {about.get(name)!r}, not "
-                    f"{self._about[name]!r}; give the same --body and --joints, or another --out"
+                    f"{self._about[name]!r}; give the same --template and --joints, or another --out"
                 )
         elif self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file; give a folder for the annotations")

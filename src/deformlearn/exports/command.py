@@ -217,6 +217,13 @@ def _refuse_misfits(to: Format, options: ExportOptions, *, textured: bool) -> No
         raise InputError(f"{to} holds no motion; for a video as one file give {', '.join(_MOVING)}")
     if options.unit != "m" and to != "bvh":
         raise InputError(f"{to} files are in metres; --unit is for bvh")
+    if options.influences != SET and to != "glb":
+        raise InputError(f"{to} files have no influences to choose; --influences is for glb")
+    if options.focal_px is not None and to == "npz":
+        raise InputError("npz files have no perspective camera; leave out --focal-px")
+    still = ExportOptions()
+    if not options.animate and (options.fps, options.motion) != (still.fps, still.motion):
+        raise InputError("--fps and --motion are of a video as one file; give --animate too")
     if options.axes == "camera" and to == "npz":
         raise InputError(
             "npz files are in template axes and hold the rotation into camera axes beside; "

@@ -109,6 +109,11 @@ def results_table(records: Records) -> list[ResultRow]:
     return rows
 
 
+def has_measured(records: Records) -> bool:
+    """Whether anything but the paper's own numbers can be said of a run."""
+    return any(record["stage"] in ("references", *_STAGES) for record in records)
+
+
 def print_results(console: Console, records: Records) -> None:
     """Print the results table on a terminal."""
     from rich.box import SIMPLE_HEAD

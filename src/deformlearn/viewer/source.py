@@ -64,7 +64,8 @@ def _with_data(found: Findings, data: str) -> Findings:
     folder = place(data)
     info = read_info(folder)
     if found.kind in ("data", "template"):
-        raise InputError(f"{found.path} is a {found.kind}; --data is for runs and estimates")
+        kind = "data set" if found.kind == "data" else found.kind
+        raise InputError(f"{found.path} is a {kind}; --data is for runs and estimates")
     if info.fingerprint != found.fingerprint:
         raise InputError(
             f"{data} was made for the template {info.template!r} ({info.fingerprint}), "
