@@ -507,14 +507,8 @@ def test_without_limits_or_registration_there_is_no_roofline(tmp_path):
 
 
 def write_people(folder: Path, description: str, template) -> Path:
-    from deformlearn.data.shards import (
-        DatasetInfo,
-        Row,
-        TruthRow,
-        write_info,
-        write_rows,
-        write_truth,
-    )
+    from deformlearn.data.shards import DatasetInfo, Row, write_info, write_rows
+    from deformlearn.data.truth import TruthRow, write_truth
 
     numbers = torch.zeros(2, 3).numpy()
     row = Row(
