@@ -23,7 +23,8 @@ from deformlearn.files import place
 from deformlearn.lifter import Lifter
 from deformlearn.progress import Watch
 from deformlearn.registering import register_split
-from deformlearn.rounds import _enough_for_all, deform_and_learn
+from deformlearn.rounds import _enough_for_all, _open, _train_lifter, deform_and_learn
+from deformlearn.rundir import RunFolder
 from deformlearn.workshop import load_split
 from kill_anywhere import compare
 from tiny_runs import TINY, write_people
@@ -226,6 +227,16 @@ def test_a_backbone_that_cannot_be_is_refused_before_anything_is_read_or_begun(
     with pytest.raises(InputError, match=said):
         deform_and_learn(people, tmp_path / "run", config, template)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_how_many_people_the_lifter_can_learn_from_is_said(template, tmp_path):
+    data = write_people(tmp_path / "people", train=10, half_poses=7)
+    said = io.StringIO()
+    watch = Watch(console=Console(file=said, width=300))
+    with RunFolder(tmp_path / "run", watch=watch) as folder:
+        shop = _open(data, folder, QUICK, template, None, watch)
+        assert _train_lifter(shop, None).joints == "skeleton25"
+    assert "the lifter learns from the 3 of 10 people who have whole 2D poses" in said.getvalue()
 
 
 def test_more_processes_than_there_is_work_for_are_refused(people, template):

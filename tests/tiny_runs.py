@@ -76,9 +76,13 @@ def write_people(
     test: int = 5,
     shard: int = 8,
     keypoints_seen: bool = True,
+    half_poses: int = 0,
     known: str = "skeleton25",
 ) -> Path:
-    """A data set with truth: two splits, `shard` people a shard; both know this joint set."""
+    """A data set with truth: two splits, `shard` people a shard; both know this joint set.
+
+    The first few people of each split may lack a key point (`half_poses`).
+    """
     joints = joint_set(known)
     template = octahedra()
     write_info(
@@ -91,6 +95,8 @@ def write_people(
         landmarks = camera_joints(template, truth, joints.name).numpy() * 1000
         rows, truths = [], []
         for i in range(people):
+            whole = np.ones(len(joints), np.float32)
+            whole[-1] = i >= half_poses
             file = io.BytesIO()
             Image.fromarray(noise.integers(0, 255, (32, 32, 3), np.uint8)).save(file, "png")
             rows.append(
@@ -98,7 +104,7 @@ def write_people(
                     key=f"{split}-{i:03d}", crop=(64.0, 64.0, 64.0), points=points[i],
                     faces=seen.faces[i].numpy(), barycentric=seen.barycentric[i].numpy(),
                     point_weights=seen.point_weights[i].numpy(), keypoints=keypoints[i],
-                    keypoint_weights=seen.keypoint_weights[i].numpy() * keypoints_seen,
+                    keypoint_weights=seen.keypoint_weights[i].numpy() * keypoints_seen * whole,
                     image=file.getvalue(), action="still",
                 )
             )  # fmt: skip

@@ -208,6 +208,12 @@ def _train_lifter(shop: Workshop, kept: dict | None) -> Lifter:
     config, folder = shop.config.lifter, shop.folder
     seen = shop.train.people.observations
     everyone = range(len(seen))
+    whole = int((seen.keypoint_weights > 0).all(-1).sum())
+    if whole < len(seen):
+        shop.watch.say(
+            f"the lifter learns from the {whole} of {len(seen)} people who have whole 2D poses; if those "
+            f"are few, give one that was trained elsewhere (--lifter FILE)"
+        )
     with shop.watch.stage("lifter", config.steps) as advance, naming(shop, everyone, "lifter"):
 
         def after_chunk(training: lifting.LifterTraining) -> None:
