@@ -109,16 +109,14 @@ class Protocol:
         )
         if not all(names for names, _ in wanted):
             return ()
-        nowhere = [name for names, there in wanted for name in names if name not in set(there)]
-        parsed = [parse_key(key) for key in people.keys]
+        found = [(names, set(there)) for names, there in wanted]
+        nowhere = [name for names, there in found for name in names if name not in there]
+        parsed = [one[0] for key in people.keys if (one := parse_key(key))]
         # Trials are told by keys alone; keys that tell none leave them unchecked.
-        trials = (self.trials or TRIALS) if all(parsed) else (0,)
-        there = {
-            (subject, action, camera, one[0] if one and all(parsed) else 0)
-            for subject, action, camera, one in zip(
-                people.subjects, people.actions, people.cameras, parsed, strict=True
-            )
-        }
+        told = len(parsed) == len(people)
+        trials = (self.trials or TRIALS) if told else (0,)
+        of_each = parsed if told else [0] * len(people)
+        there = set(zip(people.subjects, people.actions, people.cameras, of_each, strict=True))
         known = ([name for name in names if name not in nowhere] for names, _ in wanted)
         missing = [
             f"{subject} {action}{f' {trial}' if trial else ''} {camera}"
