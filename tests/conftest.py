@@ -24,6 +24,9 @@ from deformlearn.skeleton import (
 # A shell's background jobs inherit that Ctrl-C is ignored; tests press it in processes of their own.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+UNKNOWN_TEXTURE = b"DDS " + bytes([124]) + bytes(123)
+"""An image that Pillow refuses by an error of its own kind, neither OSError nor ValueError."""
+
 _HALF = {  # joints on the left and the midline, metres: x left, y up, z forward
     "pelvis": (0, 1.0, 0), "left_hip": (0.1, 0.95, 0), "spine1": (0, 1.1, 0),
     "left_knee": (0.12, 0.5, 0.02), "spine2": (0, 1.2, 0), "left_ankle": (0.13, 0.1, 0),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from conftest import UNKNOWN_TEXTURE
 from deformlearn.camera import Crop
 from deformlearn.data import images
 from deformlearn.data.images import decode_image, load_images, open_image, stream_images, to_pixels
@@ -177,13 +178,9 @@ def test_pixels_that_eight_bits_cannot_hold_are_refused(pixels):
         open_image(encoded(pixels, "TIFF"))
 
 
-NO_PILLOW_ERROR = b"DDS " + bytes([124]) + bytes(123)
-"""Pillow says NotImplementedError of it."""
-
-
 def test_whatever_pillow_says_of_a_damaged_file_is_an_input_error():
     with pytest.raises(InputError, match="cannot be decoded"):
-        open_image(NO_PILLOW_ERROR)
+        open_image(UNKNOWN_TEXTURE)
 
 
 def test_a_bomb_is_an_input_error(monkeypatch):
