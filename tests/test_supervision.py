@@ -58,10 +58,10 @@ def test_heat_maps_are_best_with_their_peak_at_the_key_point():
     assert found[squared < 0.2].sum() > 0.99
 
 
-def test_an_even_heat_map_costs_the_logarithm_of_its_pixels():
-    loss = heatmap_cross_entropy(
-        likely(torch.zeros(2, 3, 4, 8)), torch.zeros(2, 3, 2), torch.ones(2, 3)
-    )
+@pytest.mark.parametrize("x", [0.0, 0.93, -1.0, 1.0])
+def test_an_even_heat_map_costs_the_logarithm_of_its_pixels_up_to_the_border(x):
+    at = torch.tensor([x, -x]).expand(2, 3, 2)
+    loss = heatmap_cross_entropy(likely(torch.zeros(2, 3, 4, 8)), at, torch.ones(2, 3))
     torch.testing.assert_close(loss, torch.full((2,), 32.0).log())
 
 
@@ -90,6 +90,14 @@ def test_template_coordinates_are_taught_at_the_annotated_pixel(template):
     assert touched == [[1, 5]]
     with torch.no_grad():
         coordinates[0, :, 1, 5] = template.vertices[template.faces[0, 0]] - template.joints[0]
+    assert coordinate_distance(coordinates, dense, template.joints[0]).item() < 1e-10
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.0, 0.0), (0.97, -0.9), (-1.0, 1.0)])
+def test_right_template_coordinates_cost_nothing_up_to_the_border(template, x, y):
+    dense = dense_at(template, x, y)
+    right = dense.surface.rest[0, 0] - template.joints[0]
+    coordinates = right[:, None, None].expand(1, 3, 4, 8)
     assert coordinate_distance(coordinates, dense, template.joints[0]).item() < 1e-10
 
 

@@ -146,7 +146,7 @@ def heatmap_cross_entropy(
     batch, joints, rows, columns = heatmaps.shape
     logs = heatmaps.reshape(batch * joints, 1, rows, columns)
     at = keypoints.reshape(batch * joints, 1, 1, 2)
-    log_p = functional.grid_sample(logs, at, align_corners=False).view(batch, joints)
+    log_p = _read(logs, at).view(batch, joints)
     used = weights * _inside(keypoints)
     return -(log_p * used).sum(-1) / weights.sum(-1).clamp_min(1e-6)
 
@@ -158,7 +158,7 @@ def coordinate_distance(
 ) -> Float[Tensor, "batch"]:
     """Weighted mean smooth L1 of the coordinates at annotated pixels (quadratic below 10 cm)."""
     at = dense.pixels[:, :, None]
-    found = functional.grid_sample(coordinates.float(), at, align_corners=False)[..., 0].mT
+    found = _read(coordinates.float(), at)[..., 0].mT
     wanted = dense.surface.rest - origin
     distance = functional.smooth_l1_loss(found, wanted, beta=0.1, reduction="none").mean(-1)
     used = dense.weights * _inside(dense.pixels)
@@ -180,6 +180,13 @@ def training_examples(data: TrainingSet, template: BodyTemplate) -> Examples:
             joints=seen.joints,
         ),
     )
+
+
+def _read(
+    maps: Float[Tensor, "batch channels rows columns"], at: Float[Tensor, "batch points one 2"]
+) -> Float[Tensor, "batch channels points one"]:
+    """Maps between their pixels; beyond the centres of the outermost, what those say."""
+    return functional.grid_sample(maps, at, padding_mode="border", align_corners=False)
 
 
 def _inside(points: Float[Tensor, "batch points 2"]) -> Float[Tensor, "batch points"]:
