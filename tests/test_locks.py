@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from deformlearn.errors import InputError
-from deformlearn.locks import alone_in, held
+from deformlearn.locks import alone_in, held, let_go
 
 
 def test_a_second_one_is_refused_until_the_first_has_let_go(tmp_path):
@@ -19,6 +19,17 @@ def test_a_second_one_is_refused_until_the_first_has_let_go(tmp_path):
         held(folder)
     lock.release()
     held(folder).release()
+
+
+def test_a_folder_in_which_nothing_was_written_is_gone_and_any_other_keeps_its_lock(tmp_path):
+    # The lock of a folder with work in it stays: whoever waits for it waits for that very file.
+    let_go(held(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    lock = held(tmp_path / "used")
+    (tmp_path / "used" / "file").touch()
+    let_go(lock)
+    assert sorted(path.name for path in (tmp_path / "used").iterdir()) == [".lock", "file"]
+    held(tmp_path / "used").release()
 
 
 def test_a_url_is_no_folder_to_work_in(tmp_path, monkeypatch):

@@ -212,7 +212,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read_or_begun(
     monkeypatch.setattr(shards, "read_table", lambda *_: pytest.fail("it was read"))
     with pytest.raises(InputError, match="sees no CUDA device"):
         deform_and_learn(people, tmp_path / "run", replace(QUICK, device="cuda"), template)
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_backbone_that_cannot_be_is_refused_before_anything_is_read_or_begun(
     config = replace(QUICK, regressor=replace(QUICK.regressor, backbone=name))
     with pytest.raises(InputError, match=said):
         deform_and_learn(people, tmp_path / "run", config, template)
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_how_many_people_the_lifter_can_learn_from_is_said(template, tmp_path):
@@ -325,7 +325,7 @@ def test_what_is_no_lifter_is_refused_before_the_run_begins(people, template, tm
         deform_and_learn(
             people, tmp_path / "run", QUICK, template, lifter=tmp_path / "text.safetensors"
         )
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_names_the_people_and_the_last_good_checkpoint(

@@ -45,6 +45,17 @@ def held(folder: Path, *, team: Team = ALONE, otherwise: str = "choose another f
     return lock
 
 
+def let_go(lock: FileLock) -> None:
+    """Release the lock of a folder; one in which nothing was written is gone, as if never made."""
+    path = Path(lock.lock_file)
+    with contextlib.suppress(OSError):  # Windows removes no open file
+        if list(path.parent.iterdir()) == [path]:
+            path.unlink()
+    lock.release()
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()  # only if there is nothing in it
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """A block in which nobody else works in a folder; its lock is gone afterwards.
@@ -55,8 +66,6 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no open file
-            Path(lock.lock_file).unlink()  # while it is held: nobody can have taken it since
-        lock.release()
         with contextlib.suppress(OSError):
-            folder.rmdir()  # only if there is nothing in it
+            Path(lock.lock_file).unlink()  # while it is held: nobody can have taken it since
+        let_go(lock)

@@ -25,7 +25,7 @@ from deformlearn.config import RunConfig
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.files import clear_parts, naming, write_atomically
-from deformlearn.locks import held
+from deformlearn.locks import held, let_go
 from deformlearn.progress import QUIET, Watch
 
 _WHERE_IT_RUNS = ("device", "workers", "baselines", "compile")
@@ -37,7 +37,7 @@ _DIGEST = 16
 
 
 class RunFolder:
-    """One run. Use it as a context: it holds the folder's lock.
+    """One run. Use it as a context: it holds the folder's lock. A new run that is refused leaves none.
 
     With a team, every process must make the same calls in the same order: what rank 0 finds on disk
     is what all go by.
@@ -68,7 +68,7 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            self._lock.release()
+            let_go(self._lock)
 
     def begin(
         self, config: RunConfig, data: dict[str, Any], shards: dict[str, dict] | None = None

@@ -28,7 +28,7 @@ from deformlearn.data.truth import TruthRow, write_truth
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
 from deformlearn.files import clear_parts, naming
-from deformlearn.locks import held
+from deformlearn.locks import held, let_go
 from deformlearn.memory import Portion
 
 SPLITS = ("train", "val", "test")
@@ -106,7 +106,7 @@ def synthesize(
         with team.refuse_together():
             if team.leads:
                 _refuse_other_work(folder, wanted)  # before our lock lies in somebody's folder
-                stack.callback(held(folder, team=team).release)
+                stack.callback(let_go, held(folder, team=team))
                 _claim(folder, wanted)
         with team.refuse_together():
             _fill(folder, config, mine, workers, where, progress or (lambda done, total: None))
