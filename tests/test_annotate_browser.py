@@ -475,6 +475,8 @@ def test_a_stopped_server_is_said_in_plain_words(browser, anny, photos, tmp_path
     someone.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     someone.idle("document.getElementById('hint').textContent.includes('does not answer')")
     assert someone.page.inner_text("#saved") == "The last change was not saved"
+    # Screen readers say it too.
+    assert "does not answer" in someone.page.get_by_role("status").first.inner_text()
     someone.page.close()
 
 
