@@ -551,7 +551,7 @@ def test_a_click_after_adding_a_person_is_theirs_and_the_page_asks_before_one_is
 ):
     annotator.press("k")
     annotator.click_pixel((240, 60))
-    monkeypatch.setattr(server.session, "edit", slowly(server.session.edit))
+    monkeypatch.setattr(server.session, "edit", slowly(server.session.edit, 0.4))
     annotator.page.keyboard.press("a")
     annotator.click("#photo", annotator.on_screen((300, 300)))
     annotator.page.wait_for_timeout(10)
@@ -606,10 +606,9 @@ def test_a_click_means_the_picture_that_was_seen(annotator, server, monkeypatch)
     panel, view, at = server.session._panel, annotator.view(), middle_of_body(annotator)
     seen = panel.pick(view, *map(float, at))
     annotator.click_pixel((240, 120))
-    monkeypatch.setattr(server.session, "body", slowly(server.session.body, 0.4))
+    monkeypatch.setattr(server.session, "body", slowly(server.session.body, 0.6))
     annotator.page.keyboard.press("2")  # the back is on its way
-    annotator.page.wait_for_timeout(300)
-    assert annotator.page.evaluate("body.view.yaw") % 360 == 180
+    annotator.idle("Math.abs(body.view.yaw) === 180")
     annotator.click("#body", at)
     annotator.page.wait_for_timeout(10)
     annotator.idle()
