@@ -18,6 +18,7 @@ from deformlearn.camera import Camera, Crop
 from deformlearn.config import RegistrationConfig
 from deformlearn.data.check import check_dataset
 from deformlearn.data.shards import read_people
+from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate, camera_joints, project_points
 from deformlearn.raster import rasterise
 from deformlearn.registration import register
@@ -474,6 +475,8 @@ def test_a_stopped_server_is_said_in_plain_words(browser, anny, photos, tmp_path
     someone.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     someone.idle("document.getElementById('hint').textContent.includes('does not answer')")
     assert someone.page.inner_text("#saved") == "The last change was not saved"
+    # Screen readers say it too.
+    assert "does not answer" in someone.page.get_by_role("status").first.inner_text()
     someone.page.close()
 
 
@@ -489,3 +492,125 @@ def test_nothing_is_cut_off_at_usual_window_sizes(annotator, size):
             assert box["x"] + box["width"] <= size[0] + 0.5, selector
             assert box["y"] + box["height"] <= size[1] + 0.5, selector
     assert annotator.page.locator("#photo").bounding_box()["height"] > 0.6 * size[1]
+
+
+def slowly(answer, seconds=0.15):
+    """As a server answers at the far end of a slow line."""
+
+    def late(*request):
+        time.sleep(seconds)
+        return answer(*request)
+
+    return late
+
+
+def middle_of_body(annotator):
+    view = annotator.view()
+    return view.width // 2 + 4, view.height // 3
+
+
+def test_a_late_answer_meets_no_later_click(annotator, server, monkeypatch):
+    at = middle_of_body(annotator)
+    monkeypatch.setattr(server.session, "pick", slowly(server.session.pick))
+    annotator.click_pixel((240, 120))
+    annotator.click("#body", at)
+    annotator.click("#photo", annotator.on_screen((300, 300)))
+    annotator.page.wait_for_timeout(10)
+    annotator.idle()
+    assert [(pair["x"], pair["y"]) for pair in annotator.people()[0]["pairs"]] == [(240, 120)]
+    np.testing.assert_allclose(annotator.page.evaluate("pixel"), (300, 300), atol=0.01)
+    # The second pair is still the first image's.
+    annotator.click("#body", (at[0], at[1] + 40))
+    annotator.page.keyboard.press("ArrowRight")
+    annotator.page.wait_for_timeout(10)
+    annotator.idle()
+    assert annotator.page.evaluate("image") == 1
+    assert annotator.page.evaluate("point") is None
+    assert len(server.session.image(0)["people"][0]["pairs"]) == 2
+    annotator.press("ArrowLeft")
+    # A point that is dragged is the person's who was shown, whoever is chosen meanwhile.
+    annotator.press("a")
+    annotator.click_pixel((100, 120))
+    annotator.click("#body", at)
+    annotator.press("[")
+    before = server.session.image(0)["people"]
+    mark = annotator.page.evaluate("body.placed.find((one) => one.seen && one.id === 1)")
+    box = annotator.page.locator("#body").bounding_box()
+    annotator.page.mouse.move(box["x"] + mark["at"][0], box["y"] + mark["at"][1])
+    annotator.page.mouse.down()
+    annotator.page.mouse.move(box["x"] + mark["at"][0] + 30, box["y"] + mark["at"][1], steps=3)
+    annotator.page.mouse.up()
+    annotator.press("]")
+    after = server.session.image(0)["people"]
+    assert after[0]["pairs"][0]["face"] != before[0]["pairs"][0]["face"]
+    assert after[1] == before[1]
+
+
+def test_a_click_after_adding_a_person_is_theirs_and_the_page_asks_before_one_is_lost(
+    annotator, server, monkeypatch
+):
+    annotator.press("k")
+    annotator.click_pixel((240, 60))
+    monkeypatch.setattr(server.session, "edit", slowly(server.session.edit, 0.4))
+    annotator.page.keyboard.press("a")
+    annotator.click("#photo", annotator.on_screen((300, 300)))
+    annotator.page.wait_for_timeout(10)
+    annotator.idle()
+    assert [person["keypoints"][0]["y"] for person in annotator.people()] == [60, 300]
+    annotator.click("#photo", annotator.on_screen((200, 200)))
+    questions = []
+    annotator.page.on("dialog", lambda one: (questions.append(one.type), one.accept()))
+    annotator.page.reload()
+    assert questions == ["beforeunload"]
+    annotator.idle()
+    annotator.page.reload()  # nothing is on its way any more
+    assert len(questions) == 1
+
+
+def test_a_key_point_that_could_not_be_saved_is_asked_for_again(annotator, server, monkeypatch):
+    annotator.press("k")
+    with monkeypatch.context() as full:
+        full.setattr(server.session._archive, "save", lambda *_: fail("the disk is full"))
+        annotator.click_pixel((240, 60))
+        assert annotator.hint() == "the disk is full"
+        assert annotator.page.inner_text("#saved") == "The last change was not saved"
+    annotator.click_pixel((240, 60))
+    assert annotator.people()[0]["keypoints"][0] == {"x": 240, "y": 60, "visibility": 2}
+    assert annotator.page.inner_text("#saved") == "Saved"
+
+
+def fail(message):
+    raise InputError(message)
+
+
+def test_a_second_page_changes_nothing_under_the_hands_of_the_first(annotator, browser, server):
+    other = Annotator(browser, server).open()
+    other.press("k", "a")
+    annotator.press("k")
+    annotator.click_pixel((240, 60))
+    annotator.click_pixel((250, 50))
+    assert annotator.page.evaluate("person") == 1
+    other.press("[")
+    other.page.click("#delete-person")
+    other.page.wait_for_timeout(10)
+    other.idle()
+    annotator.click_pixel((260, 50))
+    assert annotator.hint() == "person 1 is not on this image (any more)"
+    annotator.click_pixel((260, 50))
+    assert [person["number"] for person in annotator.people()] == [2]
+    assert [point is not None for point in annotator.people()[0]["keypoints"]].count(True) == 1
+    other.page.close()
+
+
+def test_a_click_means_the_picture_that_was_seen(annotator, server, monkeypatch):
+    panel, view, at = server.session._panel, annotator.view(), middle_of_body(annotator)
+    seen = panel.pick(view, *map(float, at))
+    annotator.click_pixel((240, 120))
+    monkeypatch.setattr(server.session, "body", slowly(server.session.body, 0.6))
+    annotator.page.keyboard.press("2")  # the back is on its way
+    annotator.idle("Math.abs(body.view.yaw) === 180")
+    annotator.click("#body", at)
+    annotator.page.wait_for_timeout(10)
+    annotator.idle()
+    (pair,) = annotator.people()[0]["pairs"]
+    assert pair["face"] == seen.face

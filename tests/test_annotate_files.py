@@ -26,9 +26,11 @@ from deformlearn.annotate.photos import UPRIGHT, encoded, find_photos
 from deformlearn.charts import template_charts
 from deformlearn.data.check import check_dataset
 from deformlearn.data.densepose_annotations import DensePoseCoco, PointRules
+from deformlearn.data.images import open_image
 from deformlearn.data.shards import read_people
 from deformlearn.densepose_charts import densepose_to_template, read_densepose_charts
 from deformlearn.errors import InputError
+from deformlearn.files import write_atomically
 
 SIZE = (80, 60)
 
@@ -97,6 +99,15 @@ def test_a_photo_whose_name_is_no_text_is_listed_and_passed_over(photos):
     assert "is not UTF-8; rename it" in rejected[0].reason
 
 
+def test_a_photo_whose_name_leaves_its_journal_no_room_is_listed_and_passed_over(photos):
+    for length in (230, 231):
+        shutil.copy(photos / "b.png", photos / f"{'n' * (length - 4)}.png")
+    found, rejected = find_photos(photos)
+    assert [len(photo.name) for photo in found] == [5, 10, 230]
+    write_atomically(photos / f"{found[-1].name}.json", b"{}")  # as its journal is
+    assert "its name has more than 230 bytes; rename it" in rejected[0].reason
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [({}, "has no readable image"), ({"a.png": b"no png"}, "no readable image.*; a.png: cannot")],
@@ -137,6 +148,23 @@ def test_the_browser_gets_the_stored_pixels_of_a_turned_photo(photos):
     assert kind == "image/png"
     assert 0x0112 not in sent.getexif()
     np.testing.assert_array_equal(np.asarray(sent), np.asarray(stored))
+
+
+@pytest.mark.parametrize("tag", [3, 6])
+def test_a_turned_tiff_is_shown_as_it_is_trained_on(tmp_path, tag):
+    turned = Image.Exif()
+    turned[0x0112] = tag
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.tif", exif=turned)
+    photo = find_photos(tmp_path)[0][0]
+    trained = open_image(photo.path)
+    assert (photo.width, photo.height) == trained.size
+    assert photo.upright == UPRIGHT[1]
+    sent = Image.open(io.BytesIO(encoded(photo)[1]))
+    np.testing.assert_array_equal(np.asarray(sent), np.asarray(trained))
+    np.testing.assert_array_equal(
+        np.asarray(trained), np.asarray(open_image(photo.path, upright=True))
+    )
 
 
 @pytest.mark.parametrize("tag", list(UPRIGHT))

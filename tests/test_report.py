@@ -80,6 +80,20 @@ def test_the_numbers_of_the_records_stand_on_the_page(fabricate, template):
     assert "What this page cannot show" not in page.text
 
 
+def test_means_of_very_many_actions_are_cut_and_counted(fabricate, template):
+    run = fabricate()
+    path = run / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    (last,) = (one for one in records if (one["stage"], one["round"]) == ("learn", 2))
+    means = last["scores"]["by_action"]
+    means |= {f"action {number:03d}": means["Walking"] for number in range(204)}
+    path.write_text("\n".join(map(json.dumps, records)) + "\n")
+    _, page = read(run, template)
+    assert "action 199" in page.text
+    assert "action 200" not in page.text
+    assert "5 more actions are in metrics.jsonl" in page.text
+
+
 def test_everyone_of_a_small_run_has_pictures_of_every_stage(fabricate, template):
     _, page = read(fabricate(), template)
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]

@@ -263,3 +263,22 @@ def test_a_joint_that_is_wrong_stands_out_in_its_line(opened):
     assert line.strips[0].median == 777
     assert (raw.title, aligned.title) == ("raw", "PA")
     assert all(strip.median < 777 for one in aligned.lines for strip in one.strips)
+
+
+def test_people_with_an_action_each_are_not_compared_with_one_another(opened):
+    class Word(str):
+        asked = 0
+
+        def __eq__(self, other):
+            Word.asked += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    source = opened(people=6)
+    found = measure(source, "test", source.predictions())
+    many = found.take(np.arange(600) % 6)
+    many = replace(many, actions=[Word(f"a{row:03d}") for row in range(600)])
+    (everyone, *lines) = action_charts([many])[0].lines
+    assert (everyone.strips[0].count, lines[0].strips[0].count) == (600, 1)
+    assert Word.asked < 10 * 600

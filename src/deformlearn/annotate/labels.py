@@ -175,7 +175,7 @@ def category(joints: JointSet) -> dict[str, Any]:
 
 
 def _grown_box(person: PersonMarks, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box of the marks with the crop's margin, inside the image, at least a pixel wide."""
+    """The box of the marks with the crop's margin, inside the image, never without a width."""
     left, top, width, height = box(person)
     grow = max(width, height, 2.0) / 2 * _MARGIN
     low = np.maximum([left - grow, top - grow], 0.0).round(2)

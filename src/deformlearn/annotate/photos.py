@@ -1,7 +1,8 @@
 """The photographs to annotate: found in a folder, measured, and sent to the browser.
 
 Everything is in pixels as they are stored. A camera's orientation tag (EXIF) only says how the page
-shows them; labels, crops and training all refer to the stored grid (data/images.py).
+shows them; labels, crops and training all refer to the stored grid (data/images.py). A TIFF alone has
+none: Pillow decodes it upright.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ _PLAIN_MODES = ("RGB", "L")
 
 _LOSSLESS_UP_TO = 4_000_000
 """Converted images up to this many pixels are sent as png, larger ones as a fine JPEG."""
+
+_LONGEST_NAME = 230
+"""Bytes of a file's name. Its journal's is longer, and most file systems take 255."""
 
 UPRIGHT = {
     1: (1, 0, 0, 1), 2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1),
@@ -112,13 +116,19 @@ def _measured(name: str, path: Path) -> Photo:
     # Rows and json name the whole path, and hold Unicode; a file system takes any bytes for a name.
     if _printable(where := str(path.absolute())) != where:
         raise InputError("its name, or that of a folder it is in, is not UTF-8; rename it")
+    if len(path.name.encode()) > _LONGEST_NAME:
+        raise InputError(f"its name has more than {_LONGEST_NAME} bytes; rename it")
     try:
         with Image.open(path) as image:
             require_eight_bits(image, "it")
-            width, height = image.size
             # Pillow decodes a whole png to look for a tag behind its pixels, where no camera puts it.
             tagged = image.format != "PNG" or "exif" in image.info
             tag = image.getexif().get(ExifTags.Base.Orientation, 1) if tagged else 1
+            if image.format == "TIFF" and tag in UPRIGHT and tag != 1:
+                # Pillow turns a TIFF as it decodes it, for training as well: nothing is left to be turned.
+                image.load()
+                tag = 1
+            width, height = image.size
     except Exception as error:  # a damaged file may fail anywhere in Pillow
         raise InputError(f"cannot be read as an image ({error})") from error
     return Photo(name, path, width, height, UPRIGHT.get(tag, UPRIGHT[1]))

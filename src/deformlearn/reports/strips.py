@@ -135,8 +135,9 @@ def action_charts(stages: Sequence[Measured]) -> list[Chart]:
 
     All stages are of the same people, row by row (`people.shared`).
     """
-    actions = np.array(stages[0].actions, dtype=object)
-    rows = {name: np.flatnonzero(actions == name) for name in sorted(set(stages[0].actions))}
+    rows: dict[str, list[int]] = {name: [] for name in sorted(set(stages[0].actions))}
+    for row, name in enumerate(stages[0].actions):
+        rows[name].append(row)
 
     def chart(title: str, unit: str, of: Callable[[Measured], Values]) -> Chart:
         numbers = [of(stage) for stage in stages]

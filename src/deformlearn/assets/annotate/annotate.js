@@ -18,7 +18,8 @@ let overlay = false;
 let fitted = null; // what the server said of the fitted body
 let over = false; // the pointer is on the body's panel
 let asked = 0; // counts requests whose late answers must not be shown
-let saving = 0; // changes on their way
+let saving = 0; // what the user did and is not done yet
+let failed = false; // the last change was not saved
 let waiting = 0; // requests under way
 
 async function ask(path, body) {
@@ -41,7 +42,8 @@ async function answerOf(path, body) {
   return answer;
 }
 
-const now = () => marks && marks.people.find((one) => one.number === person);
+const personOf = (number) => marks && marks.people.find((one) => one.number === number);
+const now = () => personOf(person);
 const colourOfJoint = (index) => {
   const name = session.joints[index];
   return name.startsWith("left") ? LEFT : name.startsWith("right") ? RIGHT : MIDDLE;
@@ -49,10 +51,8 @@ const colourOfJoint = (index) => {
 const spoken = (name) => name.replaceAll("_", " ");
 
 const photo = new PhotoPanel($("photo"), $("photo-panel"), {
-  click: clickPhoto,
-  move: (id, at) => typeof id === "string"
-    ? edit({ edit: "set_keypoint", joint: Number(id.slice(1)), x: at[0], y: at[1], visibility: now().keypoints[Number(id.slice(1))].visibility })
-    : edit({ edit: "move_pair", pair: id, x: at[0], y: at[1] }),
+  click: (...given) => onImage(() => clickPhoto(...given)),
+  move: (id, at) => onImage((who) => movePhoto(who, id, at)),
 });
 
 const body = new BodyPanel($("body"), $("body-panel"), {
@@ -65,16 +65,25 @@ const body = new BodyPanel($("body"), $("body-panel"), {
     $("body-chip").textContent = over && found.face !== null ? found.part : "";
   }),
   leave: () => { over = false; $("body-chip").textContent = ""; },
-  click: clickBody,
-  move: async (id, at) => {
-    const found = await pick(at).catch(complain);
-    if (!found) return;
-    if (found.face === null) return hint("That is beside the body: the point stays where it was.");
-    await edit({ edit: "move_pair", pair: id, face: found.face, barycentric: found.barycentric });
+  click: (at, mark) => {
+    const found = picked(at);
+    onImage(() => clickBody(found, mark));
+  },
+  move: (id, at) => {
+    const found = picked(at);
+    onImage((who) => moveBody(who, id, found));
   },
 });
 
-const pick = (at) => ask("api/pick", { ...body.request(), at_x: at[0], at_y: at[1] });
+// Of the picture that was clicked, which may be older than the view that is wanted.
+const pick = (at) => ask("api/pick", { ...(body.shown || body.request()), at_x: at[0], at_y: at[1] });
+
+// Asked at once; whoever awaits the answer in their turn is told of a failure.
+function picked(at) {
+  const answer = pick(at);
+  answer.catch(() => {});
+  return answer;
+}
 
 // At most one call at a time; of those that come meanwhile only the newest is made.
 function throttled(call) {
@@ -92,16 +101,33 @@ function throttled(call) {
   };
 }
 
+// ---- one after the other
+
+let turn = Promise.resolve();
+// What the user does waits until what was done before is answered and saved: a late answer never meets
+// a later click, and a click after "add a person" is that person's.
+function inTurn(act) {
+  saving += 1;
+  showSaved();
+  turn = turn.then(act).catch(complain).finally(() => {
+    saving -= 1;
+    showSaved();
+  });
+}
+
+// What is clicked is clicked on this image and person, whatever is shown when its turn comes.
+function onImage(act) {
+  const [on, who] = [image, person];
+  if (now()) inTurn(() => on === image && act(who));
+}
+
 // ---- what a click means
 
 async function clickPhoto(at, mark, shift, inside) {
-  if (!now()) return;
   if (mode === "keypoints") {
     if (typeof mark === "string") { joint = Number(mark.slice(1)); return refresh(); }
     if (!inside) return hint("That is beside the photo.");
-    const placed = joint;
-    joint = nextJoint(joint);
-    return edit({ edit: "set_keypoint", joint: placed, x: at[0], y: at[1], visibility: shift ? 1 : 2 });
+    return setJoint({ x: at[0], y: at[1], visibility: shift ? 1 : 2 });
   }
   if (typeof mark === "number") return select(mark);
   if (!inside) return hint("That is beside the photo: click a pixel of the person.");
@@ -113,18 +139,28 @@ async function clickPhoto(at, mark, shift, inside) {
   suggest();
 }
 
-async function clickBody(at, mark) {
-  if (!now()) return;
+async function clickBody(answer, mark) {
   if (mode === "keypoints") return hint("Key points are set on the photo; the body only shows where they are.");
   if (typeof mark === "number") return select(mark);
-  const found = await pick(at).catch(complain);
-  if (!found) return;
+  const found = await answer;
   if (found.face === null) return hint("That is beside the body: click on it, or drag to turn it.");
   selected = null;
   ghost = null;
   point = found;
   if (pixel) return addPair();
   refresh();
+}
+
+async function movePhoto(who, id, [x, y]) {
+  if (typeof id === "number") return edit({ edit: "move_pair", person: who, pair: id, x, y });
+  const moved = Number(id.slice(1)), key = personOf(who)?.keypoints[moved];
+  if (key) await edit({ edit: "set_keypoint", person: who, joint: moved, x, y, visibility: key.visibility });
+}
+
+async function moveBody(who, id, answer) {
+  const found = await answer;
+  if (found.face === null) return hint("That is beside the body: the point stays where it was.");
+  await edit({ edit: "move_pair", person: who, pair: id, face: found.face, barycentric: found.barycentric });
 }
 
 async function addPair() {
@@ -176,35 +212,32 @@ function cancel() {
 
 // ---- changes
 
-let queue = Promise.resolve();
-function edit(request) {
-  const [target, who] = [image, person];
-  const wanted = ["undo", "redo", "add_person"].includes(request.edit) ? request : { person: who, ...request };
-  saving += 1;
-  showSaved();
-  // One after the other, in the order of the clicks.
-  queue = queue.then(async () => {
-    try {
-      const answer = await ask(`api/edit/${target}`, wanted);
-      session.images[target].people = answer.ready;
-      if (target === image) take(answer);
-      saving -= 1;
-      showSaved();
-    } catch (error) {
-      saving -= 1;
-      showSaved(error);
-      complain(error);
-    }
-  });
-  return queue;
+// In its turn; whether it is saved.
+async function edit(request) {
+  const choosing = ["undo", "redo", "add_person"].includes(request.edit);
+  try {
+    const answer = await ask(`api/edit/${image}`, choosing ? request : { person, ...request });
+    failed = false;
+    session.images[image].people = answer.ready;
+    take(answer, choosing);
+  } catch (error) {
+    failed = true;
+    // Another page may have changed what is set here.
+    await ask(`api/image/${image}`).then((answer) => take(answer), () => {});
+    complain(error);
+  }
+  return !failed;
 }
 
-function take(answer) {
+// What is set on the image now; `follow` goes to a person who was not there before.
+function take(answer, follow = false) {
   const before = marks ? marks.people.map((one) => one.number) : [];
+  const last = person;
   marks = answer;
   const fresh = answer.people.find((one) => !before.includes(one.number));
-  if (before.length && fresh) person = fresh.number;
+  if (follow && fresh) person = fresh.number;
   if (!now()) person = answer.people.at(-1).number;
+  if (person !== last) pixel = point = ghost = null; // an open click was the other's
   if (!now().pairs.some((pair) => pair.number === selected)) selected = null;
   refresh();
   refreshOverlay();
@@ -212,18 +245,21 @@ function take(answer) {
 
 const step = (name) => {
   if (pixel || point) return cancel(); // an open click is the last thing that happened
-  if (marks[`can_${name}`]) edit({ edit: name });
+  if (marks[`can_${name}`]) return edit({ edit: name });
 };
 
-function setVisibility(visibility) {
+// The next key point is asked for when this one is saved.
+async function setJoint(fields) {
+  const placed = joint;
+  if (!(await edit({ edit: "set_keypoint", joint: placed, ...fields }))) return;
+  joint = nextJoint(placed);
+  refresh();
+}
+
+function toggleHidden() {
   const key = now().keypoints[joint];
-  if (visibility === 0) {
-    const placed = joint;
-    joint = nextJoint(joint);
-    return edit({ edit: "set_keypoint", joint: placed, visibility: 0 });
-  }
   if (!key || key.visibility === 0) return hint("Click its place on the photo first; hold Shift where it is hidden.");
-  edit({ edit: "set_keypoint", joint, x: key.x, y: key.y, visibility: key.visibility === 2 ? 1 : 2 });
+  return edit({ edit: "set_keypoint", joint, x: key.x, y: key.y, visibility: key.visibility === 2 ? 1 : 2 });
 }
 
 function nextJoint(from) {
@@ -237,20 +273,20 @@ function nextJoint(from) {
 
 function remove() {
   if (mode === "keypoints") return now().keypoints[joint] && edit({ edit: "clear_keypoint", joint });
-  if (selected !== null) edit({ edit: "delete_pair", pair: selected });
+  if (selected !== null) return edit({ edit: "delete_pair", pair: selected });
 }
 
-function removePerson() {
+async function removePerson() {
   const one = now();
-  if (one.pairs.length || one.keypoints.some((key) => key)) hint("Person deleted. Undo brings the marks back.");
-  edit({ edit: "delete_person" });
+  const marked = one.pairs.length || one.keypoints.some((key) => key);
+  if ((await edit({ edit: "delete_person" })) && marked) hint("Person deleted. Undo brings the marks back.");
 }
 
 // ---- images
 
+// In its turn, which does not wait for the photo: whoever leafs through many sees the last.
 async function open(number) {
   if (number < 0 || number >= session.images.length) return;
-  await queue; // a change of the last image is saved under its own number
   image = number;
   marks = null;
   pixel = point = ghost = selected = fitted = null;
@@ -371,19 +407,19 @@ function showPeople() {
   marks.people.forEach((one) => {
     const button = Object.assign(document.createElement("button"), {
       textContent: `Person ${one.number}`, title: `${one.pairs.length} pairs ([ and ])`,
-      onclick: () => choose(one.number),
+      onclick: () => inTurn(() => choose(one.number)),
     });
     button.setAttribute("aria-pressed", one.number === person);
     row.append(button);
   });
-  row.append(Object.assign(document.createElement("button"), { id: "add-person", textContent: "Add", title: "Add a person (A)", onclick: addPerson }));
+  row.append(Object.assign(document.createElement("button"), { id: "add-person", textContent: "Add", title: "Add a person (A)", onclick: () => inTurn(addPerson) }));
   const one = now();
   if (marks.people.length > 1 || one.pairs.length || one.keypoints.some((key) => key)) {
-    row.append(Object.assign(document.createElement("button"), { id: "delete-person", textContent: "Delete", title: "Delete this person and all their marks", onclick: removePerson }));
+    row.append(Object.assign(document.createElement("button"), { id: "delete-person", textContent: "Delete", title: "Delete this person and all their marks", onclick: () => inTurn(removePerson) }));
   }
 }
 
-function addPerson() { pixel = point = ghost = selected = null; joint = 0; edit({ edit: "add_person" }); }
+function addPerson() { pixel = point = ghost = selected = null; joint = 0; return edit({ edit: "add_person" }); }
 
 function choose(number) {
   person = number;
@@ -403,7 +439,7 @@ function showList(one) {
       const state = key === null ? "" : ["not there", "hidden", ""][key.visibility];
       list.append(item({
         what: spoken(session.joints[index]), colour: key && key.visibility ? colourOfJoint(index) : null, hidden: key && key.visibility === 1,
-        state, current: index === joint, choose: () => { joint = index; refresh(); },
+        state, current: index === joint, choose: () => inTurn(() => { joint = index; refresh(); }),
       }));
     });
   } else {
@@ -412,8 +448,8 @@ function showList(one) {
     for (const pair of one.pairs) {
       list.append(item({
         number: pair.number, what: pair.part, colour: colourOf(pair.number), current: pair.number === selected,
-        choose: () => { select(pair.number); reveal(pair.number); },
-        remove: () => edit({ edit: "delete_pair", pair: pair.number }),
+        choose: () => inTurn(() => { select(pair.number); reveal(pair.number); }),
+        remove: () => inTurn(() => edit({ edit: "delete_pair", person: one.number, pair: pair.number })),
       }));
     }
   }
@@ -446,10 +482,10 @@ function showProgress() {
   $("progress").textContent = `${done} of ${session.images.length} images, ${people} ${people === 1 ? "person" : "people"}`;
 }
 
-function showSaved(error) {
+function showSaved() {
   const label = $("saved");
-  label.className = error ? "bad" : saving ? "busy" : "";
-  label.textContent = error ? "The last change was not saved" : saving ? "Saving …" : "Saved";
+  label.className = failed ? "bad" : saving ? "busy" : "";
+  label.textContent = failed ? "The last change was not saved" : saving ? "Saving …" : "Saved";
 }
 
 function hint(text, bad = false) {
@@ -518,16 +554,20 @@ function moveJoint(by) {
   refresh();
 }
 
+const leaf = (by) => { open(image + by); };
+
 const KEYS = {
-  ArrowLeft: () => open(image - 1), PageUp: () => open(image - 1),
-  ArrowRight: () => open(image + 1), PageDown: () => open(image + 1),
-  Enter: () => { if (pixel && ghost) addPair(); },
+  ArrowLeft: () => leaf(-1), PageUp: () => leaf(-1), ArrowRight: () => leaf(1), PageDown: () => leaf(1),
+  "?": () => $("keys").showModal(),
+};
+// Those that need an image to be shown; a promise is waited for.
+const KEYS_OF_IMAGE = {
+  Enter: () => pixel && ghost && addPair(),
   Escape: cancel, Delete: remove, Backspace: remove,
   k: () => toggleMode(), o: toggleOverlay, t: togglePose, f: () => photo.fit(), r: () => photo.rotate(),
   a: addPerson, "[": () => nextPerson(-1), "]": () => nextPerson(1),
-  v: () => mode === "keypoints" && setVisibility(), x: () => mode === "keypoints" && setVisibility(0),
+  v: () => mode === "keypoints" && toggleHidden(), x: () => mode === "keypoints" && setJoint({ visibility: 0 }),
   1: () => body.look("front"), 2: () => body.look("back"), 3: () => body.look("left"), 4: () => body.look("right"),
-  "?": () => $("keys").showModal(),
 };
 
 window.addEventListener("keydown", (event) => {
@@ -536,33 +576,36 @@ window.addEventListener("keydown", (event) => {
   const control = event.ctrlKey || event.metaKey;
   if (control && (key === "z" || key === "y")) {
     event.preventDefault();
-    if (marks) step(key === "y" || event.shiftKey ? "redo" : "undo");
-    return;
+    return inTurn(() => marks && step(key === "y" || event.shiftKey ? "redo" : "undo"));
   }
   if (control) return;
   if (event.code === "Space") return event.preventDefault(); // it moves things, and presses no button
   if (key === "Tab" && mode === "keypoints") {
     event.preventDefault();
-    return moveJoint(event.shiftKey ? -1 : 1);
+    return inTurn(() => moveJoint(event.shiftKey ? -1 : 1));
   }
   const pressed = document.activeElement instanceof HTMLButtonElement && key === "Enter" && !ghost;
-  if (!(key in KEYS) || pressed) return;
-  if (!marks && !["ArrowLeft", "ArrowRight", "PageUp", "PageDown", "?"].includes(key)) return;
+  const act = KEYS[key] || (marks && KEYS_OF_IMAGE[key]);
+  if (!act || pressed) return;
   event.preventDefault();
-  KEYS[key]();
+  inTurn(() => (key in KEYS || marks) && act());
 });
 
-$("previous").onclick = () => open(image - 1);
-$("next").onclick = () => open(image + 1);
-$("points").onclick = () => toggleMode("points");
-$("keypoints").onclick = () => toggleMode("keypoints");
-$("undo").onclick = () => marks && step("undo");
-$("redo").onclick = () => marks && step("redo");
-$("overlay").onclick = toggleOverlay;
-$("help").onclick = () => $("keys").showModal();
-$("fit").onclick = () => photo.fit();
-$("rotate").onclick = () => photo.rotate();
-$("spread").onclick = togglePose;
+// What waits for its turn would be gone with the page.
+window.addEventListener("beforeunload", (event) => { if (saving) event.preventDefault(); });
+
+const onPress = (id, act) => { $(id).onclick = () => inTurn(act); };
+onPress("previous", () => leaf(-1));
+onPress("next", () => leaf(1));
+onPress("points", () => toggleMode("points"));
+onPress("keypoints", () => toggleMode("keypoints"));
+onPress("undo", () => marks && step("undo"));
+onPress("redo", () => marks && step("redo"));
+onPress("overlay", toggleOverlay);
+onPress("help", () => $("keys").showModal());
+onPress("fit", () => photo.fit());
+onPress("rotate", () => photo.rotate());
+onPress("spread", togglePose);
 for (const button of document.querySelectorAll("[data-view]")) button.onclick = () => body.look(button.dataset.view);
 
 async function start() {

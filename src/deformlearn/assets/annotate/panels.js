@@ -241,6 +241,7 @@ class BodyPanel {
     this.joints = [];
     this.showJoints = null; // index of the key point to show, or null for none
     this.wanted = this.drawn = 0;
+    this.shown = null; // the request that the picture answers
     this.busy = false;
     this.dragged = null;
     this.waiting = null;
@@ -336,8 +337,10 @@ class BodyPanel {
         const goal = this.wanted;
         const points = this.points;
         const asked = points.map(({ face, barycentric }) => ({ face, barycentric }));
-        const answer = await this.on.ask({ ...this.request(), coarse: this.coarse, points: asked });
+        const view = this.request();
+        const answer = await this.on.ask({ ...view, coarse: this.coarse, points: asked });
         this.picture = await loadImage(answer.picture);
+        this.shown = view;
         this.metre = answer.pixels_per_metre;
         this.placed = points.map((point, i) => ({
           ...point, at: answer.points[i].slice(0, 2), seen: answer.points[i][2], towards: answer.points[i].slice(3),

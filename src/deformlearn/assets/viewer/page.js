@@ -247,8 +247,9 @@ function listen() {
   document.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.type === "range") return;
     if (event.key === " " && event.target.matches("button, input")) return; // it presses these
+    const [next, previous] = [() => go(wanted + 1), () => go(wanted - 1)];
     const keys = {
-      n: () => go(wanted + 1), p: () => go(wanted - 1), b: toggle, " ": play,
+      n: next, pagedown: next, p: previous, pageup: previous, b: toggle, " ": play,
       h: () => { $("photo").checked = !$("photo").checked; render(); },
       g: () => { $("start").checked = !$("start").checked; render(); },
     };
