@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deformlearn.errors import InputError
+from deformlearn.rigs import shape
 from deformlearn.rigs.mapping import find_segments
 from deformlearn.rigs.names import is_finger, thumb_number, trunk_word
 from deformlearn.rigs.rig import Rig
@@ -271,6 +272,25 @@ def test_without_names_hands_collars_and_toes_may_be_missing(anny):
     assert {s: b[0] for s, b in found.items() if b} == names
 
 
+def test_many_nameless_bones_are_each_followed_once_a_direction(template, monkeypatch):
+    """Hair and skirts have hundreds of bones, and thousands of pairs of them are mirror images."""
+    file = rig_of(template, {segment: f"bone{index}" for index, segment in enumerate(SEGMENTS)})
+    head = template.joints[SEGMENTS.index("head")].numpy()
+    hair = [(f"hair{i}", "bone15", (0.02 * (-1) ** i, 0.001 * i, 0)) for i in range(100)]
+    file = with_bones(file, *hair)
+    few = len(hair)
+    file = replace(
+        file,
+        vertices=np.concatenate([file.vertices, np.tile(head, (few, 1))]),
+        weights=np.concatenate([file.weights, np.eye(len(file.bones))[-few:]]),
+    )
+    followed = []
+    chain = shape._chain
+    monkeypatch.setattr(shape, "_chain", lambda *args: (followed.append(args[2]), chain(*args))[1])
+    assert found_in(file)["left_knee"] == ("bone4",)
+    assert len(followed) <= 8 * len(file.bones)
+
+
 def test_an_animal_on_four_legs_is_refused_by_its_shape(anny):
     names = {segment: f"bone{index}" for index, segment in enumerate(SEGMENTS)}
     with pytest.raises(InputError, match="stands on four legs: no person"):
@@ -357,5 +377,7 @@ def test_the_tree_knows_what_hangs_below_and_between(template):
     assert tree.common([index("left_hand"), index("head")]) == index("spine3")
     assert tree.between(index("spine3"), index("head")) == [index("neck"), index("head")]
     assert tree.between(index("left_hip"), index("head")) == []
+    arm = [index(f"left_{joint}") for joint in ("collar", "shoulder", "elbow", "wrist", "hand")]
+    assert tree.downwards(arm[0]) == arm
     assert tree.below[index("left_wrist")] == pytest.approx(12)  # its octahedron and the hand's
     assert tree.own[index("left_wrist")] == pytest.approx(6)
