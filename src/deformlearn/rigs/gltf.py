@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pygltflib
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from deformlearn.errors import InputError
 from deformlearn.rigs.buffers import Buffers
@@ -147,14 +147,17 @@ def _pieces(document: _Document, node: int, bones: set[int], notes: list[str]) -
         faces = _faces(document, primitive, len(position))
         if item.skin is not None:
             moved, weights = _influences(document.buffers, primitive.attributes, called)
-            nodes, vertices = _skinned(document, item.skin, position, moved, weights)
+            nodes, vertices, mirrored = _skinned(document, item.skin, position, moved, weights)
         elif carrier >= 0:
             nodes = np.full((len(position), 1), carrier)
             weights = np.ones((len(position), 1))
-            vertices = position @ document.world[node, :3, :3].T + document.world[node, :3, 3]
+            linear, shift = document.world[node, :3, :3], document.world[node, :3, 3]
+            vertices, mirrored = position @ linear.T + shift, bool(_mirrors(linear))
         else:
             notes.append(f"{called} is bound to no bone: left out")
             continue
+        if mirrored:  # a mirror image winds the other way
+            faces = faces[:, ::-1]
         # Primitives may share one list of vertices: only those that a face shows are wanted.
         shown, faces = np.unique(faces, return_inverse=True)
         yield _Piece(vertices[shown], faces.reshape(-1, 3), nodes[shown], weights[shown])
@@ -166,8 +169,8 @@ def _skinned(
     position: Float[np.ndarray, "n 3"],
     moved: Int[np.ndarray, "n few"],
     weights: Float[np.ndarray, "n few"],
-) -> tuple[Int[np.ndarray, "n few"], Float[np.ndarray, "n 3"]]:
-    """The node of each influence, and the surface in the world."""
+) -> tuple[Int[np.ndarray, "n few"], Float[np.ndarray, "n 3"], bool]:
+    """The node of each influence, the surface in the world, and whether that is its mirror image."""
     skin = document.gltf.skins[skin_index]
     joints = np.asarray(skin.joints)
     used = weights != 0
@@ -190,7 +193,14 @@ def _skinned(
     for column in range(moved.shape[1]):
         placed = np.einsum("nij,nj->ni", matrices[moved[:, column], :3], points)
         vertices += blend[:, column, None] * placed
-    return joints[moved], vertices
+    mirrored = (blend * _mirrors(matrices[:, :3, :3])[moved]).sum() > blend.sum() / 2
+    return joints[moved], vertices, bool(mirrored)
+
+
+def _mirrors(linear: Float[np.ndarray, "*n 3 3"]) -> Bool[np.ndarray, "*n"]:
+    """Whether linear maps exchange left and right."""
+    with np.errstate(invalid="ignore"):  # what is no number is refused later, in words
+        return np.asarray(np.linalg.det(linear) < 0)
 
 
 def _influences(
