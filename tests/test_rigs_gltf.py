@@ -312,6 +312,19 @@ def test_what_is_left_out_is_said(anny, tmp_path):
     assert "points or lines of 'part 1' left out" in report.notes
 
 
+def test_morph_targets_stand_as_the_mesh_sets_them(anny, tmp_path):
+    """Makers of people sculpt by them: at zero it would be another person."""
+    gltf, blob = to_gltf(rig_of(anny))
+    mesh = gltf.meshes[0]
+    position = mesh.primitives[0].attributes.POSITION
+    # Its own places as a target, a quarter of them: everything a quarter larger.
+    mesh.primitives[0].targets = [pygltflib.Attributes(POSITION=position) for _ in range(2)]
+    mesh.weights = [0.25, 0.0]
+    rig = read_gltf(write_glb((gltf, blob), tmp_path / "person.glb"))
+    np.testing.assert_allclose(rig.vertices, 1.25 * anny.vertices.numpy(), atol=1e-5)
+    assert "morph targets kept as the file sets them" in rig.notes
+
+
 def test_meshes_outside_the_shown_scene_are_left_out(anny, tmp_path):
     gltf, blob = to_gltf(rig_of(anny, meshes=2))
     gltf.scenes[0].nodes.pop()

@@ -1,13 +1,14 @@
 """glTF 2.0, GLB and VRM: the surface that the file shows, its bones and its skin weights.
 
 The rest surface is skinned with the nodes' own transforms and the inverse bind matrices, as a viewer
-would draw it before any animation. Morph targets, materials and animations are left out.
+would draw it before any animation, with the morph targets that its mesh sets. Materials and animations
+are left out.
 https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,10 @@ def _pieces(document: _Document, node: int, bones: set[int], notes: list[str]) -
         if primitive.mode not in (None, _TRIANGLES, _STRIP, _FAN):
             notes.append(f"points or lines of {called} left out")
             continue
-        if primitive.targets:
-            notes.append("morph targets ignored")
         position = document.buffers.accessor(primitive.attributes.POSITION, 3).astype(np.float64)
+        if primitive.targets:
+            position, said = _morphed(document.buffers, position, primitive.targets, mesh.weights)
+            notes.append(said)
         faces = _faces(document, primitive, len(position))
         if item.skin is not None:
             moved, weights = _influences(document.buffers, primitive.attributes, called)
@@ -161,6 +163,23 @@ def _pieces(document: _Document, node: int, bones: set[int], notes: list[str]) -
         # Primitives may share one list of vertices: only those that a face shows are wanted.
         shown, faces = np.unique(faces, return_inverse=True)
         yield _Piece(vertices[shown], faces.reshape(-1, 3), nodes[shown], weights[shown])
+
+
+def _morphed(
+    buffers: Buffers,
+    position: Float[np.ndarray, "n 3"],
+    targets: Sequence[Mapping[str, int]],
+    weights: Sequence[float] | None,
+) -> tuple[Float[np.ndarray, "n 3"], str]:
+    """The surface with its morph targets as the mesh has them set, and what is to be said of them."""
+    used = [
+        (target["POSITION"], weight)
+        for target, weight in zip(targets, weights or (), strict=False)
+        if weight and "POSITION" in target
+    ]
+    for accessor, weight in used:
+        position = position + weight * buffers.accessor(accessor, 3)
+    return position, "morph targets kept as the file sets them" if used else "morph targets ignored"
 
 
 def _skinned(
