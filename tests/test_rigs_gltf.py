@@ -123,6 +123,7 @@ def test_names_that_exchange_left_and_right_are_put_right_by_the_feet(anny, tmp_
     loaded, report = load(rig_of(anny, swapped), tmp_path)
     assert_is(loaded, anny)
     assert "left and right exchanged" in " ".join(report.notes)
+    assert [f.segment for f in report.found] == SEGMENTS
     assert {f.segment: f.bones[0] for f in report.found} == swapped
 
 
