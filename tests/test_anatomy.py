@@ -1,9 +1,11 @@
 """What `deformlearn body` prints and draws (anatomy)."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -25,6 +27,29 @@ def test_a_template_is_described_by_its_segments_and_landmarks(template):
     assert all(name in text for name in SEGMENTS)
     assert "coco_left_big_toe" in text
     assert "found by" not in text
+
+
+def test_the_skin_of_a_segment_is_told_by_its_area_not_by_how_fine_its_mesh_is(template):
+    head = template.faces[
+        template.weights.argmax(1)[template.faces[:, 0]] == SEGMENTS.index("head")
+    ]
+    a, b, c = (template.vertices[head[:, corner]] for corner in range(3))
+    count = len(template.vertices)
+    middle = torch.arange(count, count + len(head))
+    # Each face of the head as three.
+    split = [torch.stack([head[:, i], head[:, (i + 1) % 3], middle], 1) for i in range(3)]
+    kept = template.faces[~(template.faces[:, None] == head[None]).all(-1).any(1)]
+    finer = replace(
+        template,
+        vertices=torch.cat([template.vertices, (a + b + c) / 3]),
+        weights=torch.cat([template.weights, template.weights[head[:, 0]]]),
+        mirror=torch.cat([template.mirror, middle]),
+        faces=torch.cat([kept, *split]),
+    )
+    rows = [
+        [line for line in printed(body).splitlines() if "│" in line] for body in (template, finer)
+    ]
+    assert rows[0] == rows[1]
 
 
 def test_a_rig_is_described_by_its_bones_and_what_was_guessed(anny, tmp_path):

@@ -222,6 +222,24 @@ def test_body_prints_and_draws_the_template(tmp_path):
     assert (drawn < 250).any()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("body", "my.glb", "--out", "my.glb"), "one that ends in .png"),
+        (("body", "my.glb", "--save", "my.glb"), "one that ends in .safetensors"),
+        (("body", "my.safetensors", "--save", "my.safetensors"), "is what is read"),
+        (("body", "map", "my.glb", "anny", "--out", "my.glb"), "one that ends in .safetensors"),
+        (("body", "map", "anny", "my.safetensors", "--out", "./my.safetensors"), "is what is read"),
+    ],
+)
+def test_a_body_is_never_replaced_by_what_is_made_of_it(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    for name in ("my.glb", "my.safetensors"):
+        (tmp_path / name).write_bytes(b"weeks of work")
+    assert said in refused(capsys, *words)
+    assert all(path.read_bytes() == b"weeks of work" for path in tmp_path.iterdir())
+
+
 def test_bad_input_is_one_clear_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("no image")

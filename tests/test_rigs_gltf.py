@@ -123,6 +123,7 @@ def test_names_that_exchange_left_and_right_are_put_right_by_the_feet(anny, tmp_
     loaded, report = load(rig_of(anny, swapped), tmp_path)
     assert_is(loaded, anny)
     assert "left and right exchanged" in " ".join(report.notes)
+    assert [f.segment for f in report.found] == SEGMENTS
     assert {f.segment: f.bones[0] for f in report.found} == swapped
 
 
@@ -252,6 +253,40 @@ def test_a_rigid_mesh_on_a_bone_moves_with_it_and_one_on_none_is_left_out(anny, 
     assert (loaded.weights[count:, SEGMENTS.index("head")] == 1).all()
 
 
+def test_a_skin_that_is_inside_out_is_turned_and_said(anny, tmp_path):
+    rig = rig_of(anny)
+    loaded, report = load(replace(rig, faces=rig.faces[:, ::-1]), tmp_path)
+    assert_is(loaded, anny)
+    assert "the skin was inside out: turned" in report.notes
+
+
+def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    return float(np.linalg.det(vertices[faces]).sum() / 6)
+
+
+def test_what_a_node_mirrors_stays_outside_out(anny, tmp_path):
+    gltf, blob = to_gltf(rig_of(anny))
+    gltf.nodes[0].scale = [-1, 1, 1]
+    body = gltf.meshes[0].primitives[0]
+    attributes = pygltflib.Attributes(POSITION=body.attributes.POSITION)
+    gltf.meshes.append(
+        pygltflib.Mesh(
+            primitives=[pygltflib.Primitive(attributes=attributes, indices=body.indices)]
+        )
+    )
+    gltf.nodes.append(pygltflib.Node(name="hat", mesh=1, scale=[0.1] * 3))
+    head = 1 + rig_of(anny).bones.index("Head")
+    gltf.nodes[head].children = [len(gltf.nodes) - 1]
+    path = write_glb((gltf, blob), tmp_path / "person.glb")
+    rig, count = read_gltf(path), len(anny.vertices)
+    body_faces = rig.faces[(rig.faces < count).all(1)]
+    hat_faces = rig.faces[(rig.faces >= count).all(1)]
+    whole = volume(anny.vertices.double().numpy(), anny.faces.numpy())
+    assert volume(rig.vertices, body_faces) == pytest.approx(whole, rel=1e-5)
+    assert volume(rig.vertices, hat_faces) == pytest.approx(1e-3 * whole, rel=1e-4)
+    assert not any("inside out" in note for note in templates.load_with_report(path)[1].notes)
+
+
 @pytest.mark.parametrize("mode", [5, 6])
 def test_strips_and_fans_are_unrolled(anny, tmp_path, mode):
     gltf, blob = to_gltf(rig_of(anny))
@@ -276,6 +311,19 @@ def test_what_is_left_out_is_said(anny, tmp_path):
     _, report = templates.load_with_report(write_glb((gltf, blob), tmp_path / "person.glb"))
     assert "morph targets ignored" in report.notes
     assert "points or lines of 'part 1' left out" in report.notes
+
+
+def test_morph_targets_stand_as_the_mesh_sets_them(anny, tmp_path):
+    """Makers of people sculpt by them: at zero it would be another person."""
+    gltf, blob = to_gltf(rig_of(anny))
+    mesh = gltf.meshes[0]
+    position = mesh.primitives[0].attributes.POSITION
+    # Its own places as a target, a quarter of them: everything a quarter larger.
+    mesh.primitives[0].targets = [pygltflib.Attributes(POSITION=position) for _ in range(2)]
+    mesh.weights = [0.25, 0.0]
+    rig = read_gltf(write_glb((gltf, blob), tmp_path / "person.glb"))
+    np.testing.assert_allclose(rig.vertices, 1.25 * anny.vertices.numpy(), atol=1e-5)
+    assert "morph targets kept as the file sets them" in rig.notes
 
 
 def test_meshes_outside_the_shown_scene_are_left_out(anny, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deformlearn.errors import InputError
+from deformlearn.rigs import shape
 from deformlearn.rigs.mapping import find_segments
 from deformlearn.rigs.names import is_finger, thumb_number, trunk_word
 from deformlearn.rigs.rig import Rig
@@ -76,6 +77,16 @@ CONVENTIONS = {
         "hip={}ThighBend knee={}Shin ankle={}Foot foot={}Toe collar={}Collar shoulder={}ShldrBend "
         "elbow={}ForearmBend wrist={}Hand hand={}Mid1", "l", "r",
     ),
+    "Daz Genesis 9": sided(
+        "pelvis=hip spine1=spine1 spine2=spine2 spine3=spine3 neck=neck1 head=head",
+        "hip={}_thigh knee={}_shin ankle={}_foot foot={}_toes collar={}_shoulder shoulder={}_upperarm "
+        "elbow={}_forearm wrist={}_hand hand={}_mid1", "l", "r",
+    ),
+    "Maya": sided(
+        "pelvis=root_jnt spine1=spine1_jnt spine2=spine2_jnt spine3=spine3_jnt neck=neck_jnt head=head_jnt",
+        "hip={}_hip_jnt knee={}_knee_jnt ankle={}_ankle_jnt foot={}_ball_jnt collar={}_clav_jnt "
+        "shoulder={}_shoulder_jnt elbow={}_elbow_jnt wrist={}_wrist_jnt hand={}_middle1_jnt", "L", "R",
+    ),
     "MakeHuman": sided(
         "pelvis=root spine1=spine04 spine2=spine03 spine3=spine02 neck=neck01 head=head",
         "hip=upperleg01.{} knee=lowerleg01.{} ankle=foot.{} foot=toe1-1.{} collar=clavicle.{} "
@@ -108,6 +119,38 @@ def as_rig(file: RigFile) -> Rig:
     return Rig(
         "rig", file.vertices, file.faces, file.bones, file.parents, file.joints, few, weights
     )
+
+
+def reordered(file: RigFile, order) -> RigFile:
+    """The same rig with its bones listed in another order."""
+    parents = (file.parents[i] for i in order)
+    return replace(
+        file,
+        bones=tuple(file.bones[i] for i in order),
+        parents=tuple(-1 if parent < 0 else order.index(parent) for parent in parents),
+        joints=file.joints[order],
+        weights=file.weights[:, order],
+    )
+
+
+def with_extras(file: RigFile, *bones) -> RigFile:
+    """Bones that take some skin of their parents', each listed as the first of its siblings."""
+    count = len(file.bones)
+    file = with_bones(file, *bones)
+    weights = file.weights.copy()
+    for bone in range(count, len(file.bones)):
+        weights[:, bone] = 0.2 * weights[:, file.parents[bone]]
+        weights[:, file.parents[bone]] *= 0.8
+    order: list[int] = []
+    level = [-1]
+    while level:
+        level = [
+            bone
+            for bone in sorted(range(len(file.bones)), key=lambda bone: (bone < count, bone))
+            if file.parents[bone] in level
+        ]
+        order += level
+    return reordered(replace(file, weights=weights), order)
 
 
 def found_in(file: RigFile, mapping=None) -> dict[str, tuple[str, ...]]:
@@ -174,16 +217,41 @@ def test_fingers_bend_with_the_hand_and_the_thumb_does_not(anny):
     assert set(hand[1:]) == {"LeftHandIndex1", "LeftHandRing1", "LeftHandPinky1"}
 
 
+def test_bones_of_the_palm_are_no_fingers(anny):
+    palm = [
+        ("l_indexmetacarpal", "l_hand", (0.03, 0, 0)),
+        ("l_index1", "l_indexmetacarpal", (0.05, 0, 0)),
+    ]
+    found = found_in(with_extras(rig_of(anny, CONVENTIONS["Daz Genesis 9"]), *palm))
+    assert found["left_hand"] == ("l_mid1", "l_index1")
+
+
+def test_correctives_of_a_wrist_are_no_hand(anny):
+    wrist = [("wrist_inner_l", "hand_l", (0, 0.02, 0)), ("wrist_outer_l", "hand_l", (0, -0.02, 0))]
+    found = found_in(with_extras(rig_of(anny, CONVENTIONS["Unreal"]), *wrist))
+    assert found["left_wrist"] == ("hand_l",)
+    assert found["left_hand"] == ("middle_01_l",)
+
+
+@pytest.mark.parametrize(
+    ("name", "parent"),
+    [
+        ("Necklace1", "Spine2"),
+        ("NeckTie", "Spine2"),
+        ("Headphones", "Neck"),
+        ("HeadHalo", "Spine2"),
+    ],
+)
+def test_what_is_worn_on_neck_and_head_is_neither(anny, name, parent):
+    found = found_in(with_extras(rig_of(anny, MIXAMO), (name, parent, (0, 0.03, 0.1))))
+    assert {s: b[0] for s, b in found.items()} == MIXAMO
+
+
 def test_bones_without_skin_are_left_alone(anny):
     """Many files carry a second skeleton of controls with the same names."""
     copies = [(f"ORG-{name}", None, (0, 0, 0)) for name in CONVENTIONS["Rigify"].values()]
     file = with_bones(rig_of(anny, CONVENTIONS["Rigify"]), *copies)
-    order = [*range(24, 48), *range(24)]  # even where they come first
-    file = RigFile(
-        file.vertices, file.faces, tuple(file.bones[i] for i in order),
-        tuple(-1 if file.parents[i] < 0 else order.index(file.parents[i]) for i in order),
-        file.joints[order], file.weights[:, order],
-    )  # fmt: skip
+    file = reordered(file, [*range(24, 48), *range(24)])  # even where they come first
     assert {s: b[0] for s, b in found_in(file).items()} == CONVENTIONS["Rigify"]
 
 
@@ -269,6 +337,25 @@ def test_without_names_hands_collars_and_toes_may_be_missing(anny):
     }
     found = found_in(rig_of(anny, names))
     assert {s: b[0] for s, b in found.items() if b} == names
+
+
+def test_many_nameless_bones_are_each_followed_once_a_direction(template, monkeypatch):
+    """Hair and skirts have hundreds of bones, and thousands of pairs of them are mirror images."""
+    file = rig_of(template, {segment: f"bone{index}" for index, segment in enumerate(SEGMENTS)})
+    head = template.joints[SEGMENTS.index("head")].numpy()
+    hair = [(f"hair{i}", "bone15", (0.02 * (-1) ** i, 0.001 * i, 0)) for i in range(100)]
+    file = with_bones(file, *hair)
+    few = len(hair)
+    file = replace(
+        file,
+        vertices=np.concatenate([file.vertices, np.tile(head, (few, 1))]),
+        weights=np.concatenate([file.weights, np.eye(len(file.bones))[-few:]]),
+    )
+    followed = []
+    chain = shape._chain
+    monkeypatch.setattr(shape, "_chain", lambda *args: (followed.append(args[2]), chain(*args))[1])
+    assert found_in(file)["left_knee"] == ("bone4",)
+    assert len(followed) <= 8 * len(file.bones)
 
 
 def test_an_animal_on_four_legs_is_refused_by_its_shape(anny):
@@ -357,5 +444,7 @@ def test_the_tree_knows_what_hangs_below_and_between(template):
     assert tree.common([index("left_hand"), index("head")]) == index("spine3")
     assert tree.between(index("spine3"), index("head")) == [index("neck"), index("head")]
     assert tree.between(index("left_hip"), index("head")) == []
+    arm = [index(f"left_{joint}") for joint in ("collar", "shoulder", "elbow", "wrist", "hand")]
+    assert tree.downwards(arm[0]) == arm
     assert tree.below[index("left_wrist")] == pytest.approx(12)  # its octahedron and the hand's
     assert tree.own[index("left_wrist")] == pytest.approx(6)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from deformlearn.body import BodyTemplate
 from deformlearn.estimate import Estimate
+from deformlearn.meshes import face_areas
 from deformlearn.pictures import save_png
 from deformlearn.render import compose, shade, turn
 from deformlearn.rigs.rig import RigReport
@@ -35,8 +36,7 @@ def describe(template: BodyTemplate, console: Console, report: RigReport | None 
     if report is not None:
         _describe_rig(report, console)
     table = Table("segment", "parent", "joint x y z (m)", "skin %", "flexion", "abduction", "twist")
-    owner = template.weights.argmax(1)
-    share = torch.bincount(owner, minlength=len(SEGMENTS)) / len(owner)
+    share = _shares(template)
     for index, name in enumerate(SEGMENTS):
         parent = template.parents[index]
         place = " ".join(f"{value:+.2f}" for value in template.joints[index].tolist())
@@ -81,6 +81,14 @@ def segment_colours() -> torch.Tensor:
 
     hues = [(0.618034 * index) % 1 for index in range(len(SEGMENTS))]
     return torch.tensor([hsv_to_rgb(h, 0.45 + 0.2 * (i % 2), 0.9) for i, h in enumerate(hues)])
+
+
+def _shares(template: BodyTemplate) -> Float[np.ndarray, "24"]:
+    """Each segment's share of the area of the skin, a face going to the segment that moves it most."""
+    faces = template.faces.cpu().numpy()
+    owner = template.weights.cpu().numpy()[faces].sum(1).argmax(1)
+    area = face_areas(template.vertices.cpu().numpy(), faces)
+    return np.bincount(owner, area, len(SEGMENTS)) / area.sum()
 
 
 def _range(limits: torch.Tensor) -> str:

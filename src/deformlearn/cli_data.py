@@ -224,6 +224,8 @@ def body_commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.templates import load_with_report
         from deformlearn.templates import save as write
 
+        _refuse_name(out, ".png", file)
+        _refuse_name(save, ".safetensors", file)
         template, report = load_with_report(file, mapping)
         describe(template, console(), report)
         if out is not None:
@@ -247,6 +249,7 @@ def body_commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.surfaces import map_surface, summarise, write_map
         from deformlearn.templates import load
 
+        _refuse_name(out, ".safetensors", source, target)
         start, end = load(source), load(target)
         made = map_surface(start, end)
         write_map(out, made)
@@ -254,6 +257,18 @@ def body_commands(default: DemoConfig) -> dict[str, Callable]:
         print(f"written: {out.resolve()}")
 
     return {"show": show, "map": map_bodies}
+
+
+def _refuse_name(path: Path | None, ending: str, *sources: str) -> None:
+    """Refuse a name that says another kind of file than is written, or is that of a file read."""
+    if path is None:
+        return
+    if path.suffix.lower() != ending:
+        raise InputError(
+            f"{path} is no name for what is written there; give one that ends in {ending}"
+        )
+    if path.resolve() in [Path(source).resolve() for source in sources]:
+        raise InputError(f"{path} is what is read, and would be replaced; give another name")
 
 
 @dataclass(frozen=True)

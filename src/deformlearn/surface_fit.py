@@ -170,7 +170,8 @@ def fit_body(
         raise InputError(
             f"the body {body.template.name!r} does not fit the surface {surface.name!r}: "
             f"{100 * apart:.0f} % of the two is over {100 * _APART:.0f} % of the height apart (at most "
-            f"{100 * _SHARE_APART:.0f} % is a fit); wanted one human, y up, facing +z, standing"
+            f"{100 * _SHARE_APART:.0f} % is a fit); wanted one human, y up, facing +z, standing, and not "
+            f"inside out"
         )
     ours, theirs = _finger_tips(body, surface, found)
     if len(ours):

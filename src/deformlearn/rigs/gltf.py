@@ -1,20 +1,21 @@
 """glTF 2.0, GLB and VRM: the surface that the file shows, its bones and its skin weights.
 
 The rest surface is skinned with the nodes' own transforms and the inverse bind matrices, as a viewer
-would draw it before any animation. Morph targets, materials and animations are left out.
+would draw it before any animation, with the morph targets that its mesh sets. Materials and animations
+are left out.
 https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pygltflib
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from deformlearn.errors import InputError
 from deformlearn.rigs.buffers import Buffers
@@ -141,23 +142,44 @@ def _pieces(document: _Document, node: int, bones: set[int], notes: list[str]) -
         if primitive.mode not in (None, _TRIANGLES, _STRIP, _FAN):
             notes.append(f"points or lines of {called} left out")
             continue
-        if primitive.targets:
-            notes.append("morph targets ignored")
         position = document.buffers.accessor(primitive.attributes.POSITION, 3).astype(np.float64)
+        if primitive.targets:
+            position, said = _morphed(document.buffers, position, primitive.targets, mesh.weights)
+            notes.append(said)
         faces = _faces(document, primitive, len(position))
         if item.skin is not None:
             moved, weights = _influences(document.buffers, primitive.attributes, called)
-            nodes, vertices = _skinned(document, item.skin, position, moved, weights)
+            nodes, vertices, mirrored = _skinned(document, item.skin, position, moved, weights)
         elif carrier >= 0:
             nodes = np.full((len(position), 1), carrier)
             weights = np.ones((len(position), 1))
-            vertices = position @ document.world[node, :3, :3].T + document.world[node, :3, 3]
+            linear, shift = document.world[node, :3, :3], document.world[node, :3, 3]
+            vertices, mirrored = position @ linear.T + shift, bool(_mirrors(linear))
         else:
             notes.append(f"{called} is bound to no bone: left out")
             continue
+        if mirrored:  # a mirror image winds the other way
+            faces = faces[:, ::-1]
         # Primitives may share one list of vertices: only those that a face shows are wanted.
         shown, faces = np.unique(faces, return_inverse=True)
         yield _Piece(vertices[shown], faces.reshape(-1, 3), nodes[shown], weights[shown])
+
+
+def _morphed(
+    buffers: Buffers,
+    position: Float[np.ndarray, "n 3"],
+    targets: Sequence[Mapping[str, int]],
+    weights: Sequence[float] | None,
+) -> tuple[Float[np.ndarray, "n 3"], str]:
+    """The surface with its morph targets as the mesh has them set, and what is to be said of them."""
+    used = [
+        (target["POSITION"], weight)
+        for target, weight in zip(targets, weights or (), strict=False)
+        if weight and "POSITION" in target
+    ]
+    for accessor, weight in used:
+        position = position + weight * buffers.accessor(accessor, 3)
+    return position, "morph targets kept as the file sets them" if used else "morph targets ignored"
 
 
 def _skinned(
@@ -166,8 +188,8 @@ def _skinned(
     position: Float[np.ndarray, "n 3"],
     moved: Int[np.ndarray, "n few"],
     weights: Float[np.ndarray, "n few"],
-) -> tuple[Int[np.ndarray, "n few"], Float[np.ndarray, "n 3"]]:
-    """The node of each influence, and the surface in the world."""
+) -> tuple[Int[np.ndarray, "n few"], Float[np.ndarray, "n 3"], bool]:
+    """The node of each influence, the surface in the world, and whether that is its mirror image."""
     skin = document.gltf.skins[skin_index]
     joints = np.asarray(skin.joints)
     used = weights != 0
@@ -190,7 +212,14 @@ def _skinned(
     for column in range(moved.shape[1]):
         placed = np.einsum("nij,nj->ni", matrices[moved[:, column], :3], points)
         vertices += blend[:, column, None] * placed
-    return joints[moved], vertices
+    mirrored = (blend * _mirrors(matrices[:, :3, :3])[moved]).sum() > blend.sum() / 2
+    return joints[moved], vertices, bool(mirrored)
+
+
+def _mirrors(linear: Float[np.ndarray, "*n 3 3"]) -> Bool[np.ndarray, "*n"]:
+    """Whether linear maps exchange left and right."""
+    with np.errstate(invalid="ignore"):  # what is no number is refused later, in words
+        return np.asarray(np.linalg.det(linear) < 0)
 
 
 def _influences(

@@ -95,9 +95,12 @@ def _trunk(rig: Rig, tree: Tree, limbs: Mapping[str, int]) -> dict[str, int]:
     found = {"pelvis": pelvis} if pelvis >= 0 else {}
     if pelvis < 0 or chest < 0:
         return found
+    # What moves most skin comes first: a head with all its hair, not the headphones.
     inside = [bone for bone in words if pelvis in tree.upwards(bone) and bone != pelvis]
+    inside.sort(key=lambda bone: -tree.below[bone])
     heads = [bone for bone in inside if words[bone] == "head"]
     necks = [bone for bone in inside if words[bone] == "neck"]
+    necks = [bone for bone in necks if necks[0] in tree.upwards(bone)]  # no necklace
     if not (heads or necks):
         necks = shape.neck_above(rig, tree, chest, set(limbs.values()))
     head = limbs.get("head", heads[0] if heads else necks[-1] if len(necks) > 1 else -1)

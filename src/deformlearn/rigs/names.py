@@ -18,11 +18,11 @@ LEG = ("hip", "knee", "ankle", "foot")
 
 _LIMB_WORDS = (
     # pattern in the name without side, numbers and separators; word. The first that fits counts.
-    (r"thumb", "thumb"), (r"middle|mid$", "middle finger"), (r"index", "index finger"),
+    (r"metacarpal", ""), (r"thumb", "thumb"), (r"middle|mid$", "middle finger"), (r"index", "index finger"),
     (r"ring", "ring finger"), (r"pinky|pinkie|little", "little finger"), (r"finger", "finger"),
     (r"forearm|lowerarm|lowarm|armlower|armlow|elbow", "forearm"),
     (r"upperarm|uparm|armupper|armup|shldr|bicep|humerus", "upper arm"),
-    (r"clavicle|collar", "collar"), (r"shoulder", "shoulder"),
+    (r"clav|collar", "collar"), (r"shoulder", "shoulder"),
     (r"wrist", "wrist"), (r"hand|palm", "hand"), (r"arm", "arm"),
     (r"thigh|upleg|upperleg|legupper|legup|femur", "thigh"),
     (r"shin|calf|lowerleg|lowleg|leglower|leglow|knee|tibia", "shin"),
@@ -39,14 +39,14 @@ _TASTES = {
     "collar": {"collar": 2.0}, "shoulder": {"collar": 1.0, "shoulder": 0.9},
     "upper arm": {"shoulder": 2.0},
     "arm": {"collar": 0.1, "shoulder": 1.0, "elbow": 0.4, "wrist": 0.3, "hand": 0.1},
-    "forearm": {"elbow": 2.0}, "wrist": {"wrist": 2.0}, "hand": {"wrist": 1.0, "hand": 0.6},
+    "forearm": {"elbow": 2.0}, "wrist": {"wrist": 1.4}, "hand": {"wrist": 1.0, "hand": 0.6},
     "middle finger": {"hand": 1.0}, "index finger": {"hand": 0.9}, "ring finger": {"hand": 0.8},
     "little finger": {"hand": 0.7}, "finger": {"hand": 0.75},
     "thigh": {"hip": 2.0}, "hip": {"hip": 1.6}, "shin": {"knee": 2.0},
     "leg": {"hip": 0.9, "knee": 0.9, "ankle": 0.3, "foot": 0.1},
     "ankle": {"ankle": 2.0}, "foot": {"ankle": 1.0, "foot": 0.6}, "toe": {"foot": 2.0},
 }  # fmt: skip
-"""How well a word fits a segment."""
+"""How well a word fits a segment. A hand and its fingers fit better than a lone wrist: a corrective."""
 
 _NEEDED = {"shoulder", "elbow", "wrist", "hip", "knee", "ankle"}
 _NEED = 0.5
@@ -55,7 +55,7 @@ _NEED = 0.5
 _HELPERS = {
     "ik", "fk", "pole", "target", "ctrl", "control", "helper", "nub", "end", "tip", "twist", "roll",
     "jiggle", "breast", "bust", "skirt", "hair", "cloth", "weapon", "prop", "socket", "share", "dummy",
-    "metacarpal", "mch", "wgt", "sec", "adj", "heel", "sleeve", "corrective", "muscle", "eye", "jaw",
+    "mch", "wgt", "sec", "adj", "heel", "sleeve", "corrective", "muscle", "eye", "jaw",
     "bone", "effector",
 }  # fmt: skip
 """Words of bones that help others, or hang on them."""

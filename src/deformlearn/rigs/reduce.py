@@ -37,6 +37,7 @@ def reduce(rig: Rig, mapping: Path | None = None) -> tuple[BodyTemplate, RigRepo
     """
     stood, found = upright(rig, find_segments(rig, mapping))
     stood, weights = _welded(stood, weights_of_segments(stood, _owners(stood, found)))
+    stood = _outward(stood)
     bones = {f.segment: stood.joints[stood.bones.index(f.bones[0])] for f in found if f.bones}
     joints = placed(bones, stood.vertices, weights)
     places = np.stack([joints[name] for name in SEGMENTS])
@@ -79,6 +80,16 @@ def _welded(rig: Rig, weights: Float[np.ndarray, "n 24"]) -> tuple[Rig, np.ndarr
         influences=rig.influences[kept], weights=rig.weights[kept],
     )  # fmt: skip
     return stood, weights[kept]
+
+
+def _outward(rig: Rig) -> Rig:
+    """The rig with its outside out. Open or closed, what a person's skin holds is no negative volume."""
+    corners = (rig.vertices - rig.vertices.mean(0))[rig.faces]
+    if np.linalg.det(corners).sum() >= 0:
+        return rig
+    return replace(
+        rig, faces=rig.faces[:, ::-1].copy(), notes=(*rig.notes, "the skin was inside out: turned")
+    )
 
 
 def template_of(

@@ -55,8 +55,8 @@ def limbs_by_shape(rig: Rig, tree: Tree) -> dict[str, int] | None:
         pairs = _pairs(rig, tree, bones, side, size)
         heights = rig.joints @ up
         low, high = (rig.vertices @ up).min(), (rig.vertices @ up).max()
-        chains = [(_chain(rig, tree, a), _chain(rig, tree, b)) for a, b in pairs]
-        chains = [pair for pair in chains if len(pair[0]) > 1 and len(pair[1]) > 1]
+        line = {bone: _chain(rig, tree, bone, size) for bone in {b for pair in pairs for b in pair}}
+        chains = [(line[a], line[b]) for a, b in pairs if len(line[a]) > 1 and len(line[b]) > 1]
         ground = low + _ON_THE_GROUND * (high - low)
         standing = [
             pair
@@ -133,14 +133,13 @@ def _pairs(
     return pairs
 
 
-def _chain(rig: Rig, tree: Tree, bone: int) -> list[int]:
+def _chain(rig: Rig, tree: Tree, bone: int, size: float) -> list[int]:
     """From a bone down to the farthest end below it that carries skin; joints at one place once."""
-    ends = [b for b in range(len(rig.bones)) if bone in tree.upwards(b) and tree.own[b] > 0]
+    ends = [b for b in tree.downwards(bone) if tree.own[b] > 0]
     if not ends:
         return [bone]
     end = max(ends, key=lambda b: np.linalg.norm(rig.joints[b] - rig.joints[bone]))
     line = [bone, *tree.between(bone, end)]
-    size = np.ptp(rig.vertices, 0).max()
     return [line[0]] + [
         b for a, b in itertools.pairwise(line)
         if np.linalg.norm(rig.joints[a] - rig.joints[b]) > 0.005 * size

@@ -41,6 +41,13 @@ class Tree:
             bone = self.parents[bone]
         return line
 
+    def downwards(self, bone: int) -> list[int]:
+        """The bone and all that hangs on it, parents first as everywhere."""
+        found = [bone]
+        for above in found:
+            found += self.children[above]
+        return sorted(found)
+
     def common(self, bones: Sequence[int]) -> int:
         """The lowest bone that is an ancestor of all (or one of them); -1 where there is none."""
         lines = [self.upwards(bone) for bone in bones]

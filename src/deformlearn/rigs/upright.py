@@ -15,7 +15,7 @@ from jaxtyping import Float
 from deformlearn.errors import InputError
 from deformlearn.rigs.rig import Found, Rig
 from deformlearn.rigs.shape import feet_forward
-from deformlearn.skeleton import mirrored_name
+from deformlearn.skeleton import SEGMENTS, mirrored_name
 
 UNITS = {
     1.0: "metres", 0.01: "centimetres", 0.0254: "inches", 0.001: "millimetres", 0.1: "decimetres",
@@ -81,7 +81,7 @@ def upright(rig: Rig, found: Sequence[Found]) -> tuple[Rig, tuple[Found, ...]]:
         notes.append(f"stood {aside:+.2f} m beside the middle: moved there")
         vertices, joints = vertices - [aside, 0, 0], joints - [aside, 0, 0]
     stood = replace(rig, vertices=vertices, joints=joints, notes=tuple(notes))
-    return stood, tuple(sorted(found, key=lambda f: [g.segment for g in found].index(f.segment)))
+    return stood, tuple(sorted(found, key=lambda f: SEGMENTS.index(f.segment)))
 
 
 def _refuse_animals(rig: Rig, back: Float[np.ndarray, "3"], legs: Float[np.ndarray, "3"]) -> None:
