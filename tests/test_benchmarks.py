@@ -20,6 +20,7 @@ import gather  # noqa: E402
 import learning_speed  # noqa: E402
 import machine  # noqa: E402
 import peer_fit  # noqa: E402
+import peers_skinning  # noqa: E402
 import people_speed  # noqa: E402
 import planted  # noqa: E402
 import registration_speed  # noqa: E402
@@ -357,6 +358,20 @@ def test_a_gpu_skins_many_bodies_in_batches_that_every_library_holds_and_few_wit
     assert (many.value, many.peer, many.goal) == (204_800, 102_400, 204_800)
     assert (few.value, few.peer, few.goal) == (25_600, 12_800, None)
     assert few.metric == "skinning, GPU: full meshes, 256 at once, against peer"
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [(None, ["anny", "body-models"]),
+     ("there", ["anny", "body-models", "anny with warp", "body-models with warp"])],
+)  # fmt: skip
+def test_peers_skin_also_by_the_kernels_they_would_take_by_themselves(monkeypatch, found, names):
+    asked = []
+    for library in ("_ours", "_anny", "_body_models"):
+        monkeypatch.setattr(peers_skinning, library, lambda *given: lambda: asked.append(given[2:]))
+    monkeypatch.setattr(peers_skinning, "find_spec", lambda name: found)
+    assert list(peers_skinning.compare_skinning(2, repeats=1)) == ["deformlearn", *names]
+    assert set(asked) == {(), ("torch",), *([("warp",)] if found else [])}
 
 
 def test_a_synthetic_data_set_says_how_long_its_first_people_took(bench, monkeypatch):
