@@ -407,6 +407,20 @@ def test_what_could_not_be_compiled_is_not_called_compiled(
     observations, crop = planted.planted(template, 3, points=5)
     config = registration_speed.RegistrationConfig(solver=solver, first_steps=2, steps=2)
     with pytest.warns(UserWarning, match="registration runs eagerly: no compiler today"):
+def test_a_synthetic_data_set_that_takes_too_long_is_timed_by_what_was_made(bench, monkeypatch):
+    def synthesize(folder, config, *, workers, device, progress):
+        progress(0, 50)
+        time.sleep(0.02)
+        progress(5, 50)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(people_speed, "synthesize", synthesize)
+    monkeypatch.setattr(people_speed, "MOST_SECONDS", 0.01)
+    rate, start = people_speed.data_set(bench)
+    assert rate.value == pytest.approx(5 / start.value)
+    assert rate.value < 5 / 0.02
+
+
         rows = registration_speed.compiled_beside_eager(
             bench, "fast, compiled", config, template, observations, crop
         )
