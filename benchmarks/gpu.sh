@@ -65,7 +65,7 @@ if [ "$DEVICE" = cpu ]; then TEAM=2; else TEAM=gpu; fi
 
 # What was measured until now and the log, in no time: whoever ends this call early shall have them.
 gather() {
-  "$PYTHON" benchmarks/gather.py "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "gathering failed: see $STATE/log.txt"
+  "$PYTHON" benchmarks/gather.py "$STATE/results" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "gathering failed: see $STATE/log.txt"
   tail -c 100000 "$STATE/log.txt" > "$OUT/log.txt"
 }
 

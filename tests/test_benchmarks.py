@@ -247,12 +247,16 @@ def test_a_workload_that_breaks_costs_its_own_numbers_alone(tmp_path, monkeypatc
 
 def test_what_was_measured_is_written_before_the_next_is(tmp_path, monkeypatch):
     folders = ["--out", str(tmp_path / "out"), "--baseline", str(tmp_path / "baseline.json")]
+    folders += ["--gather", str(tmp_path / "gathered")]
     monkeypatch.setattr(sys, "argv", ["run.py", "--miniature", "--only", "start", *folders])
     seen = []
 
     def kept() -> dict:
         (path,) = (tmp_path / "out").iterdir()
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        together = json.loads((tmp_path / "gathered" / "benchmarks.json").read_text())
+        assert together == {path.stem: found}
+        return found
 
     def stopped(bench: Bench):
         yield speed(2.0)
@@ -649,14 +653,20 @@ def test_an_unfinished_demo_has_no_goals_yet(tmp_path, monkeypatch):
 
 def test_results_are_gathered_in_one_file_by_what_needs_none_of_our_packages(tmp_path):
     state = tmp_path / "state"
-    command = [sys.executable, "-I", str(BENCHMARKS / "gather.py"), str(state), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-I",
+        str(BENCHMARKS / "gather.py"),
+        str(state / "results"),
+        str(tmp_path),
+    ]
     subprocess.run(command, check=True)
     assert list(tmp_path.iterdir()) == []
     write_results(state / "results", on_01_a=result({"a": 1.0}), on_02_b=result({"b": 2.0}))
     subprocess.run(command, check=True)
     found = json.loads((tmp_path / "benchmarks.json").read_text())
     assert found == {"2026-01-01-a": result({"a": 1.0}), "2026-01-02-b": result({"b": 2.0})}
-    assert gather.gather(state, tmp_path) == found
+    assert gather.gather(state / "results", tmp_path) == found
 
 
 def gpu_script(folder: Path, **settings: str) -> dict:
