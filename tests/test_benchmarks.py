@@ -333,6 +333,13 @@ def test_more_images_than_are_drawn_are_the_same_again(monkeypatch):
     assert torch.equal(learning_speed._pixels(config, 2), torch.stack([one, two]))
 
 
+class Still:
+    """A training that does nothing."""
+
+    def run_epoch(self) -> None:
+        pass
+
+
 def test_a_gpu_trains_each_network_beside_its_backbone_alone_and_gives_rows_one_by_one(
     pretended, monkeypatch
 ):
@@ -340,11 +347,19 @@ def test_a_gpu_trains_each_network_beside_its_backbone_alone_and_gives_rows_one_
     monkeypatch.setattr(
         learning_speed, "bare_training", lambda *given: lambda: stepped.append(type(given[-1]))
     )
+    asked = []
+    monkeypatch.setattr(
+        learning_speed, "Training", lambda *given: asked.append(given[-1].compile) or Still()
+    )
     rows = learning_speed.training(pretended)
     first = [next(rows), next(rows)]
+    assert "training eagerly, paper" in first[0].metric
     assert "share of the bare backbone" in first[1].metric
     assert set(stepped) == {learning_speed._Bare}
-    assert "with 2D heads" in next(rows).metric
+    names = [row.metric.split(" (")[0] for row in rows]
+    eager, compiled = ["training eagerly, with 2D heads"] * 2, ["training, paper"] * 2
+    assert names == [*eager, *compiled, *["training, with 2D heads"] * 2]
+    assert asked == ["never", "never", "auto", "auto"]
 
 
 def test_a_gpu_skins_many_bodies_in_batches_that_every_library_holds_and_few_without_a_goal(
