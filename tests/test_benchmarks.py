@@ -407,6 +407,20 @@ def test_a_synthetic_data_set_says_how_long_its_first_people_took(bench, monkeyp
     assert (rate.goal, start.goal) == (1000, None)
 
 
+def test_a_synthetic_data_set_that_takes_too_long_is_timed_by_what_was_made(bench, monkeypatch):
+    def synthesize(folder, config, *, workers, device, progress):
+        progress(0, 50)
+        time.sleep(0.02)
+        progress(5, 50)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(people_speed, "synthesize", synthesize)
+    monkeypatch.setattr(people_speed, "MOST_SECONDS", 0.01)
+    rate, start = people_speed.data_set(bench)
+    assert rate.value == pytest.approx(5 / start.value)
+    assert rate.value < 5 / 0.02
+
+
 @pytest.fixture
 def nothing_compiles(monkeypatch):
     def refuse(*given: object) -> None:
@@ -426,26 +440,20 @@ def test_what_could_not_be_compiled_is_not_called_compiled(
     observations, crop = planted.planted(template, 3, points=5)
     config = registration_speed.RegistrationConfig(solver=solver, first_steps=2, steps=2)
     with pytest.warns(UserWarning, match="registration runs eagerly: no compiler today"):
-def test_a_synthetic_data_set_that_takes_too_long_is_timed_by_what_was_made(bench, monkeypatch):
-    def synthesize(folder, config, *, workers, device, progress):
-        progress(0, 50)
-        time.sleep(0.02)
-        progress(5, 50)
-        raise AssertionError("it goes on")
-
-    monkeypatch.setattr(people_speed, "synthesize", synthesize)
-    monkeypatch.setattr(people_speed, "MOST_SECONDS", 0.01)
-    rate, start = people_speed.data_set(bench)
-    assert rate.value == pytest.approx(5 / start.value)
-    assert rate.value < 5 / 0.02
-
-
         rows = registration_speed.compiled_beside_eager(
             bench, "fast, compiled", config, template, observations, crop
         )
     assert rows == []
     out = capsys.readouterr().out
     assert out == "left out: fast, compiled: it could not be compiled, and ran eagerly\n"
+
+
+def test_compiled_solvers_run_in_miniature_but_for_the_compiler(pretended):
+    compiling.compiled.cache_clear()
+    rows = list(registration_speed.compiled_registration(pretended))
+    compiling.compiled.cache_clear()
+    whole = "registration, GPU: {}, compiled".format
+    assert [row.metric for row in rows] == [whole("150 Adam steps"), whole("as it comes")]
 
 
 @pytest.mark.parametrize("solver", ["adam", "gauss-newton"])
@@ -729,6 +737,24 @@ def test_gpu_script_ends_in_time_though_a_step_will_not_stop(tmp_path):
     assert "stopped in try-bench-prediction" in done.stdout
     found = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert found["a"]["failed"] == {"machine": "stopped before its end"}
+
+
+def test_gpu_script_fills_a_call_with_what_can_be_gone_on_with(tmp_path):
+    """A step with too little time to end waits for the next call; the people do not wait for it."""
+    skipped = "try-bench-machine try-tests try-team"
+    path = tmp_path / "python"
+    path.write_text(
+        f'#!/bin/bash\ncase "$*" in *million*) exit 4 ;; *wild*) exit 3 ;; *collect*) exit ;; esac\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    path.chmod(0o755)
+    # It believes that 105 s are over.
+    settings = gpu_script(tmp_path, PYTHON=str(path), LIMIT="150", SECONDS="105", SKIP=skipped)
+    call = subprocess.run(**settings, capture_output=True, timeout=100)
+    assert call.returncode == 1, call.stderr
+    said = [line.split(" (")[0] for line in call.stdout.splitlines()]
+    begun, failed, people = "== bench-million", "failed: bench-million", "== people-wild-exact"
+    assert said[:4] == [begun, failed, people, "failed: people-wild-exact"]
 
 
 def test_gpu_script_has_the_results_of_a_step_out_before_the_next_begins(tmp_path):
