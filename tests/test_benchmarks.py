@@ -407,6 +407,11 @@ def test_a_synthetic_data_set_says_how_long_its_first_people_took(bench, monkeyp
     assert (rate.goal, start.goal) == (1000, None)
 
 
+def test_a_gpu_makes_a_data_set_before_one_core_is_timed(pretended, monkeypatch):
+    monkeypatch.setattr(people_speed, "data_set", lambda bench: [speed(1000.0)])
+    assert next(people_speed.synthetic(pretended)) == speed(1000.0)
+
+
 def test_a_synthetic_data_set_that_takes_too_long_is_timed_by_what_was_made(bench, monkeypatch):
     def synthesize(folder, config, *, workers, device, progress):
         progress(0, 50)
