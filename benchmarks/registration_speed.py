@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from deformlearn import templates
@@ -37,11 +38,8 @@ AS_GOOD_AS_ADAM = {"first_iterations": 2, "iterations": 3}
 
 def registration(bench: Bench) -> Iterator[Measured]:
     """24 segments, 24 joints and 128 points a person, to the loss that 150 Adam steps reach."""
-    template = templates.load()
-    people = bench.of(20000 if bench.gpu else 1000, 300, 8)
-    observations, crop = planted(template, people)
-    template, observations = template.to(bench.device), observations.to(bench.device)
-    crop = crop.to(bench.device)
+    template, observations, crop = _people(bench)
+    people = len(crop)
     # Ours takes 8,192 at a time on a GPU: held to 256, the peer would wait for kernels to start. A person
     # costs it some 30 MB, so 1,024 fit on every card that this is for, with room for ours.
     batch = bench.of(1024 if bench.gpu else 250, 100, 4)
@@ -85,14 +83,31 @@ def registration(bench: Bench) -> Iterator[Measured]:
         Measured(f"{where}: as it comes, mean loss / Adam's", middle[0], "ratio", "lower", 0.02),
         Measured(f"{where}: 150 Adam steps, ours", adams, "people/s", peer=peers, peer_name=name),
     ]
-    if bench.size == "miniature":  # compiling takes longer than it may
-        return
-    solvers = {"150 Adam steps": adam}
+
+
+def _people(bench: Bench) -> tuple[BodyTemplate, Observations, Crop]:
+    """The template and whom to register, where it is done."""
+    template = templates.load()
+    observations, crop = planted(template, bench.of(20000 if bench.gpu else 1000, 300, 8))
+    return template.to(bench.device), observations.to(bench.device), crop.to(bench.device)
+
+
+def compiled_registration(bench: Bench) -> Iterator[Measured]:
+    """The same people by compiled solvers: apart, for compiling takes a minute each."""
+    people = _people(bench)
+    solvers = {"150 Adam steps": adam_config(bench)}
     if bench.gpu:  # on a CPU Gauss-Newton gets slower (decision 0016)
-        solvers["as it comes"] = config
-    for what, eager in solvers.items():
-        name = f"{where}: {what}, compiled"
-        yield from compiled_beside_eager(bench, name, eager, template, observations, crop)
+        solvers["as it comes"] = default_config(bench)
+    stance = "default"
+    if bench.size == "miniature":  # all runs but the compiler, which takes longer than it may
+        stance = "force_eager"
+        solvers = {
+            what: replace(solver, first_steps=1, steps=1) for what, solver in solvers.items()
+        }
+    with torch.compiler.set_stance(stance):
+        for what, eager in solvers.items():
+            name = f"registration, {bench.name}: {what}, compiled"
+            yield from compiled_beside_eager(bench, name, eager, *people)
 
 
 def compiled_beside_eager(

@@ -33,6 +33,7 @@ import storage_speed
 from deformlearn import runtime
 from deformlearn.errors import InputError
 from deformlearn.files import write_atomically
+from gather import gather
 from machine import Bench
 from table import HEADINGS, Baseline, Measured, cells, peers, record, regressions, text_table
 
@@ -40,6 +41,7 @@ GROUPS: dict[str, Callable[[Bench], Iterable[Measured]]] = {
     "machine": machine.limits,
     "start": storage_speed.start,
     "registration": registration_speed.registration,
+    "compiled": registration_speed.compiled_registration,
     "scaling": registration_speed.scaling,
     "lifter": learning_speed.lifter,
     "training": learning_speed.training,
@@ -113,6 +115,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("runs/bench"), help="kept data sets")
     here = Path(__file__).parent
     parser.add_argument("--out", type=Path, default=here / "results")
+    parser.add_argument(
+        "--gather", type=Path, help="folder that gets all results of --out as one file, too"
+    )
     parser.add_argument("--baseline", type=Path, default=here / "baseline.json")
     return parser.parse_args()
 
@@ -160,6 +165,8 @@ def _keep(
     about["demo"] = options.demo and options.demo.name
     kept = {**about, "measured": record(found), "failed": failed}
     write_atomically(path, (json.dumps(kept, indent=2) + "\n").encode())
+    if options.gather is not None:
+        gather(options.out, options.gather)
 
 
 def _report(

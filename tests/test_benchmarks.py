@@ -20,6 +20,7 @@ import gather  # noqa: E402
 import learning_speed  # noqa: E402
 import machine  # noqa: E402
 import peer_fit  # noqa: E402
+import peers_skinning  # noqa: E402
 import people_speed  # noqa: E402
 import planted  # noqa: E402
 import registration_speed  # noqa: E402
@@ -246,12 +247,16 @@ def test_a_workload_that_breaks_costs_its_own_numbers_alone(tmp_path, monkeypatc
 
 def test_what_was_measured_is_written_before_the_next_is(tmp_path, monkeypatch):
     folders = ["--out", str(tmp_path / "out"), "--baseline", str(tmp_path / "baseline.json")]
+    folders += ["--gather", str(tmp_path / "gathered")]
     monkeypatch.setattr(sys, "argv", ["run.py", "--miniature", "--only", "start", *folders])
     seen = []
 
     def kept() -> dict:
         (path,) = (tmp_path / "out").iterdir()
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        together = json.loads((tmp_path / "gathered" / "benchmarks.json").read_text())
+        assert together == {path.stem: found}
+        return found
 
     def stopped(bench: Bench):
         yield speed(2.0)
@@ -328,6 +333,13 @@ def test_more_images_than_are_drawn_are_the_same_again(monkeypatch):
     assert torch.equal(learning_speed._pixels(config, 2), torch.stack([one, two]))
 
 
+class Still:
+    """A training that does nothing."""
+
+    def run_epoch(self) -> None:
+        pass
+
+
 def test_a_gpu_trains_each_network_beside_its_backbone_alone_and_gives_rows_one_by_one(
     pretended, monkeypatch
 ):
@@ -335,11 +347,19 @@ def test_a_gpu_trains_each_network_beside_its_backbone_alone_and_gives_rows_one_
     monkeypatch.setattr(
         learning_speed, "bare_training", lambda *given: lambda: stepped.append(type(given[-1]))
     )
+    asked = []
+    monkeypatch.setattr(
+        learning_speed, "Training", lambda *given: asked.append(given[-1].compile) or Still()
+    )
     rows = learning_speed.training(pretended)
     first = [next(rows), next(rows)]
+    assert "training eagerly, paper" in first[0].metric
     assert "share of the bare backbone" in first[1].metric
     assert set(stepped) == {learning_speed._Bare}
-    assert "with 2D heads" in next(rows).metric
+    names = [row.metric.split(" (")[0] for row in rows]
+    eager, compiled = ["training eagerly, with 2D heads"] * 2, ["training, paper"] * 2
+    assert names == [*eager, *compiled, *["training, with 2D heads"] * 2]
+    assert asked == ["never", "never", "auto", "auto"]
 
 
 def test_a_gpu_skins_many_bodies_in_batches_that_every_library_holds_and_few_without_a_goal(
@@ -359,6 +379,20 @@ def test_a_gpu_skins_many_bodies_in_batches_that_every_library_holds_and_few_wit
     assert few.metric == "skinning, GPU: full meshes, 256 at once, against peer"
 
 
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [(None, ["anny", "body-models"]),
+     ("there", ["anny", "body-models", "anny with warp", "body-models with warp"])],
+)  # fmt: skip
+def test_peers_skin_also_by_the_kernels_they_would_take_by_themselves(monkeypatch, found, names):
+    asked = []
+    for library in ("_ours", "_anny", "_body_models"):
+        monkeypatch.setattr(peers_skinning, library, lambda *given: lambda: asked.append(given[2:]))
+    monkeypatch.setattr(peers_skinning, "find_spec", lambda name: found)
+    assert list(peers_skinning.compare_skinning(2, repeats=1)) == ["deformlearn", *names]
+    assert set(asked) == {(), ("torch",), *([("warp",)] if found else [])}
+
+
 def test_a_synthetic_data_set_says_how_long_its_first_people_took(bench, monkeypatch):
     def synthesize(folder, config, *, workers, device, progress):
         progress(0, 2)
@@ -371,6 +405,25 @@ def test_a_synthetic_data_set_says_how_long_its_first_people_took(bench, monkeyp
     rate, start = people_speed.data_set(bench)
     assert 0.02 <= start.value <= 2 / rate.value - 0.05
     assert (rate.goal, start.goal) == (1000, None)
+
+
+def test_a_gpu_makes_a_data_set_before_one_core_is_timed(pretended, monkeypatch):
+    monkeypatch.setattr(people_speed, "data_set", lambda bench: [speed(1000.0)])
+    assert next(people_speed.synthetic(pretended)) == speed(1000.0)
+
+
+def test_a_synthetic_data_set_that_takes_too_long_is_timed_by_what_was_made(bench, monkeypatch):
+    def synthesize(folder, config, *, workers, device, progress):
+        progress(0, 50)
+        time.sleep(0.02)
+        progress(5, 50)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(people_speed, "synthesize", synthesize)
+    monkeypatch.setattr(people_speed, "MOST_SECONDS", 0.01)
+    rate, start = people_speed.data_set(bench)
+    assert rate.value == pytest.approx(5 / start.value)
+    assert rate.value < 5 / 0.02
 
 
 @pytest.fixture
@@ -398,6 +451,14 @@ def test_what_could_not_be_compiled_is_not_called_compiled(
     assert rows == []
     out = capsys.readouterr().out
     assert out == "left out: fast, compiled: it could not be compiled, and ran eagerly\n"
+
+
+def test_compiled_solvers_run_in_miniature_but_for_the_compiler(pretended):
+    compiling.compiled.cache_clear()
+    rows = list(registration_speed.compiled_registration(pretended))
+    compiling.compiled.cache_clear()
+    whole = "registration, GPU: {}, compiled".format
+    assert [row.metric for row in rows] == [whole("150 Adam steps"), whole("as it comes")]
 
 
 @pytest.mark.parametrize("solver", ["adam", "gauss-newton"])
@@ -620,14 +681,20 @@ def test_an_unfinished_demo_has_no_goals_yet(tmp_path, monkeypatch):
 
 def test_results_are_gathered_in_one_file_by_what_needs_none_of_our_packages(tmp_path):
     state = tmp_path / "state"
-    command = [sys.executable, "-I", str(BENCHMARKS / "gather.py"), str(state), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-I",
+        str(BENCHMARKS / "gather.py"),
+        str(state / "results"),
+        str(tmp_path),
+    ]
     subprocess.run(command, check=True)
     assert list(tmp_path.iterdir()) == []
     write_results(state / "results", on_01_a=result({"a": 1.0}), on_02_b=result({"b": 2.0}))
     subprocess.run(command, check=True)
     found = json.loads((tmp_path / "benchmarks.json").read_text())
     assert found == {"2026-01-01-a": result({"a": 1.0}), "2026-01-02-b": result({"b": 2.0})}
-    assert gather.gather(state, tmp_path) == found
+    assert gather.gather(state / "results", tmp_path) == found
 
 
 def gpu_script(folder: Path, **settings: str) -> dict:
@@ -675,6 +742,24 @@ def test_gpu_script_ends_in_time_though_a_step_will_not_stop(tmp_path):
     assert "stopped in try-bench-prediction" in done.stdout
     found = json.loads((tmp_path / "out" / "benchmarks.json").read_text())
     assert found["a"]["failed"] == {"machine": "stopped before its end"}
+
+
+def test_gpu_script_fills_a_call_with_what_can_be_gone_on_with(tmp_path):
+    """A step with too little time to end waits for the next call; the people do not wait for it."""
+    skipped = "try-bench-machine try-tests try-team"
+    path = tmp_path / "python"
+    path.write_text(
+        f'#!/bin/bash\ncase "$*" in *million*) exit 4 ;; *wild*) exit 3 ;; *collect*) exit ;; esac\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    path.chmod(0o755)
+    # It believes that 105 s are over.
+    settings = gpu_script(tmp_path, PYTHON=str(path), LIMIT="150", SECONDS="105", SKIP=skipped)
+    call = subprocess.run(**settings, capture_output=True, timeout=100)
+    assert call.returncode == 1, call.stderr
+    said = [line.split(" (")[0] for line in call.stdout.splitlines()]
+    begun, failed, people = "== bench-million", "failed: bench-million", "== people-wild-exact"
+    assert said[:4] == [begun, failed, people, "failed: people-wild-exact"]
 
 
 def test_gpu_script_has_the_results_of_a_step_out_before_the_next_begins(tmp_path):
