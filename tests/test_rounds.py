@@ -1,5 +1,6 @@
 """The whole method on a few octahedra: what a run refuses, what it leaves, how it goes on."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -280,6 +281,35 @@ def test_of_many_pictures_the_first_process_decodes_all_and_the_others_map_them(
         assert torch.equal(split.images.pixels, alone.images.pixels)
         assert split.people.keys == alone.people.keys
     assert list(tmp_path.glob("*.pixels"))
+
+
+class ByItself(Team):
+    """A process of several that hears nothing of the others."""
+
+    def gather(self, value):
+        return [value]
+
+
+@pytest.mark.parametrize(("rank", "own"), [(0, 4), (2, 2)])
+def test_progress_of_shared_fits_is_that_of_this_process_s_people(
+    people, template, tmp_path, rank, own
+):
+    told = []
+
+    class Heard(Watch):
+        @contextlib.contextmanager
+        def stage(self, text, total):
+            yield lambda done, _=None: told.append((done, total))
+
+    split = load_split(people, "train", template, 32, 1)
+    shop = workshop.Workshop(
+        people, RunFolder(tmp_path, team=ByItself(rank, 3)), QUICK, template,
+        torch.device("cpu"), Heard(quiet=True), split, None,
+    )  # fmt: skip
+    seen = split.people.observations
+    with contextlib.suppress(IndexError):  # the others' people are not there
+        workshop.register_people(shop, seen, QUICK.registration, stage="fit")
+    assert told == [(own, own)]
 
 
 def test_a_data_set_in_an_object_store_gives_the_same_run(people, template, finished, tmp_path):
