@@ -158,7 +158,13 @@ def _meet() -> Team:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # A launcher that is killed leaves its processes behind, and they would hold the run's folder.
         end_with_parent()
-    store, rank, size = next(iter(group.rendezvous("env://", timeout=_PATIENCE)))
+    try:
+        store, rank, size = next(iter(group.rendezvous("env://", timeout=_PATIENCE)))
+    except ValueError as error:
+        raise InputError(
+            f"RANK is set, as torchrun sets it, but the environment does not say how to join the other "
+            f"processes ({error}); start with torchrun, or unset RANK"
+        ) from error
     return Team(rank, size, group.PrefixStore(_attempt(store, rank, size), store))
 
 
