@@ -112,20 +112,11 @@ def rows_of(team: Team, count: int, size: int) -> Int[Tensor, "rows"]:
     return rows[rows // size % team.size == team.rank]
 
 
-def join(device_name: str) -> Team:
-    """The team that torchrun made this process a part of; ALONE without torchrun.
-
-    On CUDA every process of a machine takes the device of its local rank. What one process refuses (no
-    such device) all refuse.
-    """
-    team = _meet()
-    _connect(team, device_name)
-    return team
-
-
 @contextmanager
 def together(device_name: str) -> Iterator[Team]:
-    """The team of this process, for as long as the work inside takes.
+    """The team that torchrun made this process a part of, for as long as the work inside takes; else ALONE.
+
+    On CUDA every process of a machine takes the device of its local rank.
 
     When a process refuses its input, fails or is killed, the others cannot go on without it: they end
     with one line that says why. Rank 0 raises it; the others end silently, with the same exit code. On
