@@ -19,6 +19,7 @@ from deformlearn.data.shards import read_people, splits
 from deformlearn.data.truth import read_truth
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError, NotFiniteError
+from deformlearn.estimate import Estimate
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import place
 from deformlearn.lifter import Lifter
@@ -281,6 +282,21 @@ def test_of_many_pictures_the_first_process_decodes_all_and_the_others_map_them(
         assert torch.equal(split.images.pixels, alone.images.pixels)
         assert split.people.keys == alone.people.keys
     assert list(tmp_path.glob("*.pixels"))
+
+
+def test_where_every_picture_can_be_read_nobody_s_labels_are_held_twice(people, template, tmp_path):
+    split = load_split(people, "train", template, 32, 1)
+    for readable in (split.images.rows, split.images.rows[1:]):
+        images = replace(split.images, pixels=split.images.pixels[readable], rows=readable)
+        shop = workshop.Workshop(
+            people, RunFolder(tmp_path), QUICK, template, torch.device("cpu"), Watch(quiet=True),
+            replace(split, images=images), None,
+        )  # fmt: skip
+        rest = Estimate.rest(template, len(split.people))
+        taught, seen = workshop.training_set(shop, rest).observations, split.people.observations
+        shared = taught.points.data_ptr() == seen.points.data_ptr()
+        assert shared == (len(readable) == len(split.people))
+        assert torch.equal(taught.points, seen.points[readable])
 
 
 class ByItself(Team):

@@ -295,11 +295,13 @@ def start_network(shop: Workshop, before: Path | None) -> Regressor:
 
 def training_set(shop: Workshop, target: Estimate) -> TrainingSet:
     """The readable training images and what they are to teach."""
-    rows = shop.train.readable
+    people, rows = shop.train.people, shop.train.readable
+    # An index copies, and labels are most of the memory: a slice does not.
+    kept = slice(None) if len(rows) == len(people) else rows
     return TrainingSet.of(
         shop.train.images.pixels,
-        shop.train.people.observations[rows],
-        target.to("cpu")[rows],
+        people.observations[kept],
+        target.to("cpu")[kept],
         shop.template.to("cpu"),
     )
 
