@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -92,6 +93,15 @@ class Team:
 
 
 ALONE = Team()
+
+
+def require_shared(path: Path) -> None:
+    """Refuse an --out where this process does not find a file that a process of the team has written."""
+    if not path.exists():
+        raise InputError(
+            f"{path} is not there though a process has written it; "
+            f"--out must be a folder that all machines share"
+        )
 
 
 def by_blocks(team: Team, count: int, size: int, work: Callable[[Int[Tensor, "rows"]], T]) -> T:
