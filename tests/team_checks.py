@@ -102,6 +102,9 @@ def check(name: str, out: Path, team: Team) -> int | None:
             column = "image" if "picture" in name else "point_x"
             data = damaged(many, out / f"many, {column}", column) if other else many
             deform_and_learn(data, folder, TINY, octahedra(), team=team)
+        case "run, elsewhere":
+            place = folder / "elsewhere" if other else folder / "here"
+            deform_and_learn(many, place, TINY, octahedra(), team=team)
         case "register, one block":
             return fit(few, folder, team)
         case "register, other settings":
@@ -132,6 +135,7 @@ CHECKS = (
     "run, nothing for one",
     "run, a damaged picture for one",
     "run, a damaged shard for one",
+    "run, elsewhere",
     "register, one block",
     "register, other settings",
     "register, other split",

@@ -160,6 +160,7 @@ def test_people_whom_one_process_cannot_read_end_all_before_any_is_taken_for_ano
     [
         ("synth, elsewhere", "here/observations/test-00000.parquet"),
         ("register, elsewhere", "here/e.parquet.parts/000001.parquet"),
+        ("run, elsewhere", "elsewhere/lifter.safetensors"),
     ],
 )
 def test_a_folder_that_is_not_shared_is_refused(together, work, missing):

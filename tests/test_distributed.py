@@ -49,6 +49,16 @@ def test_without_torchrun_nothing_is_joined(monkeypatch):
         assert team is ALONE
 
 
+def test_a_rank_that_no_torchrun_has_set_is_one_line(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with (
+        pytest.raises(InputError, match=r"RANK is set, .*WORLD_SIZE.*; start with torchrun, or"),
+        together("cpu"),
+    ):
+        raise AssertionError("nobody is there")
+
+
 def test_what_the_system_refuses_is_told_and_an_error_of_our_own_is_not(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with (

@@ -7,7 +7,7 @@ import pytest
 from fsspec.registry import known_implementations
 
 from deformlearn.errors import InputError
-from deformlearn.files import place, require_local, whole_file, write_atomically
+from deformlearn.files import clear_parts, place, require_local, whole_file, write_atomically
 
 
 def test_a_path_is_a_path(tmp_path):
@@ -63,6 +63,21 @@ def test_a_streamed_file_is_whole_or_absent(tmp_path):
         file.write("no bytes")
     assert path.read_bytes() == b"one two"
     assert os.listdir(path.parent) == ["file"]
+
+
+def test_only_our_own_half_files_are_cleared_and_none_of_other_work(tmp_path):
+    ours = [tmp_path / ".a.json.12.part", tmp_path / "round-1" / ".network.safetensors.7.part"]
+    theirs = [
+        tmp_path / "round-1" / ".film.mp4.part",
+        tmp_path / "other run" / "checkpoints" / ".learn-1.pt.7.part",
+        tmp_path / "labels" / ".observations.7.part",
+    ]
+    locks = [tmp_path / ".lock", tmp_path / "other run/.lock", tmp_path / "labels/.annotate.lock"]
+    for path in (*ours, *theirs, *locks):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    clear_parts(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*.part")) == sorted(theirs)
 
 
 def test_a_name_that_is_too_long_is_to_be_made_shorter(tmp_path):

@@ -337,6 +337,22 @@ def test_a_full_disk_leaves_what_was_finished(template, data, whole, tmp_path, m
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_a_registration_that_has_finished_nothing_may_become_another(
+    template, data, whole, tmp_path, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "estimates.parquet"
+    with monkeypatch.context() as at_once:
+        at_once.setattr(registering, "_fit_blocks", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            register_split(data, "train", template, out, replace(CONFIG, iterations=7))
+    assert (tmp_path / "estimates.parquet.parts" / "recipe.json").exists()
+    register_split(data, "train", template, out, CONFIG)
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_two_at_once_are_refused(template, data, tmp_path):
     parts = tmp_path / "estimates.parquet.parts"
     parts.mkdir()

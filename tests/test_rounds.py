@@ -1,5 +1,6 @@
 """The whole method on a few octahedra: what a run refuses, what it leaves, how it goes on."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -18,6 +19,7 @@ from deformlearn.data.shards import read_people, splits
 from deformlearn.data.truth import read_truth
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError, NotFiniteError
+from deformlearn.estimate import Estimate
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import place
 from deformlearn.lifter import Lifter
@@ -280,6 +282,50 @@ def test_of_many_pictures_the_first_process_decodes_all_and_the_others_map_them(
         assert torch.equal(split.images.pixels, alone.images.pixels)
         assert split.people.keys == alone.people.keys
     assert list(tmp_path.glob("*.pixels"))
+
+
+def test_where_every_picture_can_be_read_nobody_s_labels_are_held_twice(people, template, tmp_path):
+    split = load_split(people, "train", template, 32, 1)
+    for readable in (split.images.rows, split.images.rows[1:]):
+        images = replace(split.images, pixels=split.images.pixels[readable], rows=readable)
+        shop = workshop.Workshop(
+            people, RunFolder(tmp_path), QUICK, template, torch.device("cpu"), Watch(quiet=True),
+            replace(split, images=images), None,
+        )  # fmt: skip
+        rest = Estimate.rest(template, len(split.people))
+        taught, seen = workshop.training_set(shop, rest).observations, split.people.observations
+        shared = taught.points.data_ptr() == seen.points.data_ptr()
+        assert shared == (len(readable) == len(split.people))
+        assert torch.equal(taught.points, seen.points[readable])
+
+
+class ByItself(Team):
+    """A process of several that hears nothing of the others."""
+
+    def gather(self, value):
+        return [value]
+
+
+@pytest.mark.parametrize(("rank", "own"), [(0, 4), (2, 2)])
+def test_progress_of_shared_fits_is_that_of_this_process_s_people(
+    people, template, tmp_path, rank, own
+):
+    told = []
+
+    class Heard(Watch):
+        @contextlib.contextmanager
+        def stage(self, text, total):
+            yield lambda done, _=None: told.append((done, total))
+
+    split = load_split(people, "train", template, 32, 1)
+    shop = workshop.Workshop(
+        people, RunFolder(tmp_path, team=ByItself(rank, 3)), QUICK, template,
+        torch.device("cpu"), Heard(quiet=True), split, None,
+    )  # fmt: skip
+    seen = split.people.observations
+    with contextlib.suppress(IndexError):  # the others' people are not there
+        workshop.register_people(shop, seen, QUICK.registration, stage="fit")
+    assert told == [(own, own)]
 
 
 def test_a_data_set_in_an_object_store_gives_the_same_run(people, template, finished, tmp_path):

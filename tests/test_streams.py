@@ -125,6 +125,22 @@ def test_a_shard_that_is_not_as_it_was_counted_is_refused(folder, template):
     assert only_first[0].keys == ["key-0", "key-1"]
 
 
+def test_nothing_is_decoded_after_the_last_row_that_is_wanted(folder, template, monkeypatch):
+    monkeypatch.setattr(tables, "BATCH", 2)
+    write(folder, template, [11])
+    counted, batches, decoded = count(folder, template), tables._batches, []
+
+    def noted(*arguments):
+        for start, table in batches(*arguments):
+            decoded.append(start)
+            yield start, table
+
+    monkeypatch.setattr(tables, "_batches", noted)
+    (people,) = read_blocks(counted, [range(3, 6)])
+    assert people.keys == ["key-3", "key-4", "key-5"]
+    assert decoded == [0, 2, 4]
+
+
 def test_blocks_cover_everyone_once():
     assert blocks_of(7, 3) == [range(3), range(3, 6), range(6, 7)]
     assert blocks_of(3, 3) == [range(3)]

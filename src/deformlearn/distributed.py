@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -94,6 +95,15 @@ class Team:
 ALONE = Team()
 
 
+def require_shared(path: Path) -> None:
+    """Refuse an --out where this process does not find a file that a process of the team has written."""
+    if not path.exists():
+        raise InputError(
+            f"{path} is not there though a process has written it; "
+            f"--out must be a folder that all machines share"
+        )
+
+
 def by_blocks(team: Team, count: int, size: int, work: Callable[[Int[Tensor, "rows"]], T]) -> T:
     """What `work` makes of rows 0 to `count`, on every process; each has done whole blocks of them.
 
@@ -112,20 +122,11 @@ def rows_of(team: Team, count: int, size: int) -> Int[Tensor, "rows"]:
     return rows[rows // size % team.size == team.rank]
 
 
-def join(device_name: str) -> Team:
-    """The team that torchrun made this process a part of; ALONE without torchrun.
-
-    On CUDA every process of a machine takes the device of its local rank. What one process refuses (no
-    such device) all refuse.
-    """
-    team = _meet()
-    _connect(team, device_name)
-    return team
-
-
 @contextmanager
 def together(device_name: str) -> Iterator[Team]:
-    """The team of this process, for as long as the work inside takes.
+    """The team that torchrun made this process a part of, for as long as the work inside takes; else ALONE.
+
+    On CUDA every process of a machine takes the device of its local rank.
 
     When a process refuses its input, fails or is killed, the others cannot go on without it: they end
     with one line that says why. Rank 0 raises it; the others end silently, with the same exit code. On
@@ -158,7 +159,13 @@ def _meet() -> Team:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # A launcher that is killed leaves its processes behind, and they would hold the run's folder.
         end_with_parent()
-    store, rank, size = next(iter(group.rendezvous("env://", timeout=_PATIENCE)))
+    try:
+        store, rank, size = next(iter(group.rendezvous("env://", timeout=_PATIENCE)))
+    except ValueError as error:
+        raise InputError(
+            f"RANK is set, as torchrun sets it, but the environment does not say how to join the other "
+            f"processes ({error}); start with torchrun, or unset RANK"
+        ) from error
     return Team(rank, size, group.PrefixStore(_attempt(store, rank, size), store))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -20,6 +21,9 @@ from deformlearn.errors import InputError, remedy
 
 AnyPath = Path | UPath
 """A local path, or a place in an object store."""
+
+_PART = re.compile(r"\..+\.\d+\.part")
+"""What `whole_file` calls a file that is not whole yet: by its name and the writing process's number."""
 
 
 def place(text: str | AnyPath) -> AnyPath:
@@ -114,7 +118,12 @@ def refuse_data_set(out: Path) -> None:
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what writers that were killed have left; nobody may be writing there now."""
-    for stale in folder.rglob(".*.part"):
-        with contextlib.suppress(OSError):
-            stale.unlink()
+    """Remove what writers that were killed have left; nobody may be writing there now.
+
+    What lies in a folder with a lock of its own is other work, whose writers may well be there.
+    """
+    for where, inside, names in os.walk(folder):
+        inside[:] = [one for one in inside if not any(Path(where, one).glob(".*lock"))]
+        for name in filter(_PART.fullmatch, names):
+            with contextlib.suppress(OSError):
+                Path(where, name).unlink()

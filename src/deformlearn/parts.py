@@ -20,8 +20,9 @@ from deformlearn.locks import held
 def parts_folder(parts: Path, recipe: dict[str, Any], team: Team) -> Iterator[None]:
     """A folder for the parts of this work alone, which is gone when all has gone well.
 
-    `recipe` says what the work is, as plain numbers and words: parts of other work are refused, and so is
-    another process that is at it. What is in the folder when the work is cut off is there the next time.
+    `recipe` says what the work is, as plain numbers and words: finished parts (*.parquet) of other work are
+    refused, and so is another process that is at it. What is in the folder when the work is cut off is
+    there the next time.
     """
     with contextlib.ExitStack() as stack:
         with team.refuse_together():
@@ -36,9 +37,9 @@ def parts_folder(parts: Path, recipe: dict[str, Any], team: Team) -> Iterator[No
 
 
 def _claim(parts: Path, recipe: dict[str, Any]) -> None:
-    """Note what the parts are of, or refuse those of other work."""
+    """Note what the parts are of, or refuse those of other work; where none is finished, any may begin."""
     path = parts / "recipe.json"
-    if not path.exists():
+    if not path.exists() or not any(parts.glob("*.parquet")):
         write_atomically(path, json.dumps(recipe, indent=1).encode())
         return
     try:

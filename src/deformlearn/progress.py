@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _EVERY = 30.0
 """Seconds between two lines about a stage in a log."""
+_REMEMBERED = 24 * 3600.0
+"""Seconds whose speed tells a bar the time that is left: an epoch may take hours."""
 
 
 @runtime_checkable
@@ -35,8 +37,9 @@ class Watch:
         live = self.console.is_terminal
         log = _Log(self, text, total, start)
         with Progress(
-            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not live
-        ) as bar:
+            *columns, TimeRemainingColumn(), console=self.console, transient=True,
+            disable=not live, speed_estimate_period=_REMEMBERED,
+        ) as bar:  # fmt: skip
             task = bar.add_task(text, total=total)
 
             def advance(done: int | None, total: int | None = None) -> None:
@@ -56,20 +59,24 @@ class _Log:
     """Where there is no bar: a line every half minute, with the time that is left."""
 
     def __init__(self, watch: Watch, text: str, total: int | None, start: float) -> None:
-        self._watch, self._text, self._total = watch, text, total
-        self._start = self._last = start
+        self._watch, self._text, self._total, self._last = watch, text, total, start
+        self._first: tuple[float, int] | None = None
+        """When it was first heard how much is done, and how much: that may be of an earlier command."""
 
     def advance(self, done: int | None, total: int | None) -> None:
         self._total = total or self._total
         now = time.monotonic()
+        if done is None:
+            return
+        begin, before = self._first = self._first or (now, done)
         if not done or now - self._last < _EVERY:
             return
         self._last = now
-        if self._total:
-            left = (now - self._start) * (self._total - done) / done
-            self._watch.say(f"{self._text}: {done} of {self._total}, about {left:.0f} s left")
-        else:
-            self._watch.say(f"{self._text}: {done}")
+        line = f"{self._text}: {done}" + (f" of {self._total}" if self._total else "")
+        if self._total and done > before:
+            left = (now - begin) * (self._total - done) / (done - before)
+            line += f", about {left:.0f} s left"
+        self._watch.say(line)
 
 
 QUIET = Watch(quiet=True)

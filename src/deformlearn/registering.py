@@ -44,7 +44,7 @@ from deformlearn.data.streams import (
     without_repeats,
 )
 from deformlearn.data.tables import column, facts, read_table, row_count
-from deformlearn.distributed import ALONE, Team
+from deformlearn.distributed import ALONE, Team, require_shared
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.files import AnyPath, naming
@@ -331,12 +331,8 @@ def _finish(
     alone: Path | None,
 ) -> None:
     """Join the parts; what they were made of is written beside them."""
-    missing = [part for part in parts if not part.exists()]
-    if missing:
-        raise InputError(
-            f"{missing[0]} is not there though a process has written it; "
-            f"--out must be a folder that all machines share"
-        )
+    for part in parts:
+        require_shared(part)
     replaced = None
     if before is not None:
         new = np.concatenate([_losses(part) for part in parts])

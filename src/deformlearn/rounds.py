@@ -21,7 +21,7 @@ from deformlearn.config import RunConfig
 from deformlearn.data.shards import read_info, shards, splits
 from deformlearn.data.tables import facts
 from deformlearn.data.truth import has_truth
-from deformlearn.distributed import ALONE, Team
+from deformlearn.distributed import ALONE, Team, require_shared
 from deformlearn.errors import InputError
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import lifter_only, mean_pose, missing_joints
@@ -201,7 +201,10 @@ def _lifter(shop: Workshop, given: Path | None) -> Lifter:
                 lifting.save_lifter(_train_lifter(shop, kept), path)
         steps = shop.config.lifter.steps if given is None else 0
         folder.finish("lifter", steps=steps, seconds=time.monotonic() - start)
-    return lifting.load_lifter(path)
+    with team.refuse_together():
+        if not team.leads:  # the first file that one process writes and the others read
+            require_shared(path)
+        return lifting.load_lifter(path)
 
 
 def _train_lifter(shop: Workshop, kept: dict | None) -> Lifter:

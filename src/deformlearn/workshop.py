@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from deformlearn.data.estimates import Estimates, read_estimates, write_estimate
 from deformlearn.data.images import Images, load_images
 from deformlearn.data.shards import People, read_people
 from deformlearn.data.truth import Truth, has_truth, read_truth
-from deformlearn.distributed import ALONE, Team, by_blocks
+from deformlearn.distributed import ALONE, Team, by_blocks, rows_of
 from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.estimate import Estimate, Quality
 from deformlearn.evaluation import score_estimates
@@ -184,7 +183,7 @@ def register_people(
             advance(sum(map(len, found)))
         return concatenate(found)
 
-    with shop.watch.stage(stage, math.ceil(people / shop.team.size)) as advance:
+    with shop.watch.stage(stage, len(rows_of(shop.team, people, size))) as advance:
         fits = by_blocks(shop.team, people, size, fit)
     return fits.estimate, fits.quality
 
@@ -296,11 +295,13 @@ def start_network(shop: Workshop, before: Path | None) -> Regressor:
 
 def training_set(shop: Workshop, target: Estimate) -> TrainingSet:
     """The readable training images and what they are to teach."""
-    rows = shop.train.readable
+    people, rows = shop.train.people, shop.train.readable
+    # An index copies, and labels are most of the memory: a slice does not.
+    kept = slice(None) if len(rows) == len(people) else rows
     return TrainingSet.of(
         shop.train.images.pixels,
-        shop.train.people.observations[rows],
-        target.to("cpu")[rows],
+        people.observations[kept],
+        target.to("cpu")[kept],
         shop.template.to("cpu"),
     )
 

@@ -25,7 +25,7 @@ from deformlearn.data.photographs import PIECE, Stage, labelling, photograph, to
 from deformlearn.data.shards import DatasetInfo, Row, write_atomically, write_info, write_rows
 from deformlearn.data.staging import Script, Studio, direct
 from deformlearn.data.truth import TruthRow, write_truth
-from deformlearn.distributed import ALONE, Team
+from deformlearn.distributed import ALONE, Team, require_shared
 from deformlearn.errors import InputError
 from deformlearn.files import clear_parts, naming
 from deformlearn.locks import held, let_go
@@ -182,11 +182,7 @@ def _check(config: SyntheticConfig) -> None:
 def _all_there(folder: Path, parts: list[tuple[str, int]]) -> None:
     """Refuse shards that other processes have written where this one cannot see them."""
     for path in (path for part in parts for path in _shard_paths(folder, *part)):
-        if not path.exists():
-            raise InputError(
-                f"{path} is not there though a process has written it; "
-                f"--out must be a folder that all machines share"
-            )
+        require_shared(path)
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:

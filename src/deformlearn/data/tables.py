@@ -88,6 +88,8 @@ def read_ranges(path: AnyPath, ranges: Sequence[range], columns: list[str]) -> I
                     break
                 yield pa.concat_tables(pieces)
                 pieces, now = [], next(wanted, None)
+            if now is None:
+                return  # nobody wants the rest of the row group
         if now is not None:
             raise InputError(
                 f"{path} has {file.metadata.num_rows} rows, row {now.stop - 1} was wanted; "
