@@ -1,3 +1,4 @@
+import math
 from dataclasses import fields
 
 import pytest
@@ -63,6 +64,15 @@ def test_an_even_heat_map_costs_the_logarithm_of_its_pixels_up_to_the_border(x):
     at = torch.tensor([x, -x]).expand(2, 3, 2)
     loss = heatmap_cross_entropy(likely(torch.zeros(2, 3, 4, 8)), at, torch.ones(2, 3))
     torch.testing.assert_close(loss, torch.full((2,), 32.0).log())
+
+
+def test_key_points_that_are_no_numbers_teach_nothing_and_read_nothing_outside_the_maps():
+    heatmaps = torch.randn(1, 3, 4, 4, requires_grad=True)
+    points = torch.tensor([[[math.nan, 0.0], [math.inf, -math.inf], [-3e38, math.nan]]])
+    loss = heatmap_cross_entropy(likely(heatmaps), points, torch.ones(1, 3))
+    loss.sum().backward()
+    assert loss.item() == 0
+    assert not heatmaps.grad.any()
 
 
 def test_missing_key_points_and_those_outside_teach_nothing():

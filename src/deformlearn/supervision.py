@@ -185,8 +185,11 @@ def training_examples(data: TrainingSet, template: BodyTemplate) -> Examples:
 def _read(
     maps: Float[Tensor, "batch channels rows columns"], at: Float[Tensor, "batch points one 2"]
 ) -> Float[Tensor, "batch channels points one"]:
-    """Maps between their pixels; beyond the centres of the outermost, what those say."""
-    return functional.grid_sample(maps, at, padding_mode="border", align_corners=False)
+    """Maps between their pixels; beyond the centres of the outermost, what those say.
+
+    What is no number is read anywhere: torch would read and write outside the maps.
+    """
+    return functional.grid_sample(maps, at.nan_to_num(), padding_mode="border", align_corners=False)
 
 
 def _inside(points: Float[Tensor, "batch points 2"]) -> Float[Tensor, "batch points"]:
