@@ -15,7 +15,8 @@ from deformlearn import templates
 from deformlearn.backbone import NARROW
 from deformlearn.config import PRESETS, LifterConfig, RegressorConfig
 from deformlearn.estimate import Estimate
-from deformlearn.learning import Training, TrainingSet, train_head
+from deformlearn.head_only import train_head
+from deformlearn.learning import Training, TrainingSet
 from deformlearn.regressor import Head, Regressor, at_once, build_network, predict_dataset
 from deformlearn.runtime import autocast
 from deformlearn.stepping import compiles

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deformlearn import learning, regressor
+from deformlearn import head_only, learning, regressor
 from deformlearn.config import AugmentConfig, RegressorConfig
 from deformlearn.errors import InputError, NotFiniteError
-from deformlearn.learning import Training, one_cycle, train_head
+from deformlearn.head_only import train_head
+from deformlearn.learning import Training
+from deformlearn.lessons import one_cycle
 from deformlearn.regressor import build_network, predict_dataset
 from deformlearn.supervision import TrainingSet, all_losses, body_losses, training_examples
 from deformlearn.tensors import where
@@ -25,6 +27,7 @@ TINY = RegressorConfig(
     head_views=2,
     head_batch=8,
 )
+PAIRS = replace(TINY, batch=2)
 JOINTS = "skeleton25"
 STILL = AugmentConfig(mirror=False, rotation=0.0, zoom=0.0, shift=0.0, colour=0.0, occlusion=0.0)
 
@@ -91,6 +94,68 @@ def test_a_killed_round_goes_on_to_the_same_bits(template, data):
     resumed.load_state_dict(torch.load(file, weights_only=True))
     resumed.run()
     assert_equal(resumed.network, whole)
+
+
+def test_a_round_killed_within_an_epoch_goes_on_to_the_same_bits(template, data, monkeypatch):
+    monkeypatch.setattr(learning, "_LEG", 2 * PAIRS.batch)
+    config = PAIRS
+    assert len(data) // config.batch == 4
+    reported = []
+    whole = Training(network(template), data, template, config)
+    whole.run(lambda now, means: reported.append((now.epoch, now.step, means)))
+    assert [(epoch, step) for epoch, step, _ in reported] == [(0, 2), (1, 0), (1, 2), (2, 0)]
+    assert [means is None for *_, means in reported] == [True, False, True, False]
+
+    killed = Training(network(template), data, template, config)
+    assert killed.run_leg() is None
+    assert killed.seen == 2 * config.batch
+    file = io.BytesIO()
+    torch.save(killed.state_dict(), file)
+    file.seek(0)
+    resumed = Training(network(template, seed=5), data, template, config)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.seen == killed.seen
+    again = []
+    resumed.run(lambda now, means: again.append(means))
+    assert_equal(resumed.network, whole.network)
+    for (*_, means), same in zip(reported[1:], again, strict=True):
+        assert (means is None) == (same is None)
+        if means is not None:
+            assert list(means.tensors()) == list(same.tensors())
+
+
+def test_legs_leave_no_image_out_and_see_none_twice(template, data, monkeypatch):
+    monkeypatch.setattr(learning, "_LEG", 3 * PAIRS.batch)
+    training = Training(network(template), data, template, PAIRS)
+    step, seen = training.stepper.step, []
+
+    def watched(examples, rows, rate):
+        seen.append((rows.tolist(), rate))
+        return step(examples, rows, rate)
+
+    training.stepper.step = watched
+    told = []
+    training.run(progress=told.append)
+    for epoch in (0, 1):
+        rows = [row for some, _ in seen[4 * epoch : 4 * epoch + 4] for row in some]
+        assert sorted(rows) == list(range(len(data)))
+    rates = [rate for _, rate in seen]
+    assert rates == [training._rate(step) for step in range(-8, 0)]
+    assert told == [PAIRS.batch * (step + 1) for step in range(8)]
+    assert told[-1] == training.images == training.seen
+
+
+def test_an_epoch_means_its_legs(template, data, monkeypatch):
+    """Steps that change nothing: the mean losses are then those of every image once."""
+    still = replace(PAIRS, learning_rate=0.0, weight_decay=0.0, augment=STILL)
+    means = []
+    for leg in (100, 3 * PAIRS.batch):
+        monkeypatch.setattr(learning, "_LEG", leg)
+        net = network(template).eval()
+        net.train = lambda mode=True, net=net: net
+        means.append(Training(net, data, template, still).run_epoch())
+    for one, other in zip(*(each.tensors() for each in means), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"round_number": 2}])
@@ -186,14 +251,14 @@ def test_a_head_that_cannot_learn_stops_with_the_step_and_the_rows(template, dat
 
 def test_the_last_steps_of_a_head_are_looked_at_too(template, data, monkeypatch):
     """Where the loss is a number and its gradient none, the whole batch is named."""
-    monkeypatch.setattr(learning, "BETWEEN_CHECKS", 3)
+    monkeypatch.setattr(head_only, "BETWEEN_CHECKS", 3)
     steps = []
 
     def clipped_step(optimizer, rate):
         steps.append(rate)
         return torch.tensor(math.inf if len(steps) == 10 else 1.0)
 
-    monkeypatch.setattr(learning, "clipped_step", clipped_step)
+    monkeypatch.setattr(head_only, "clipped_step", clipped_step)
     with pytest.raises(NotFiniteError, match=r"in step 10 of 10, at training rows \d, \d, "):
         train_head(network(template), data, template, TINY)
     assert len(steps) == 10
@@ -238,7 +303,7 @@ def test_the_head_s_features_are_the_same_where_memory_is_short(
     config = replace(TINY, head_steps=2)
     whole, parts = network(template), network(template)
     train_head(whole, data, template, config)
-    monkeypatch.setattr(learning, "_BLOCK", 8)
+    monkeypatch.setattr(head_only, "_BLOCK", 8)
     sizes = cramped(room=3)
     with caplog.at_level(logging.WARNING):
         train_head(parts, data, template, config)
@@ -256,7 +321,7 @@ def test_a_step_of_the_head_has_the_same_gradient_in_parts(template, data):
         features = net(data.images).features
     found = []
     for size in (8, 3):
-        terms = learning._head_gradients(net, optimizer, template, TINY, features, labels, size)
+        terms = head_only._head_gradients(net, optimizer, template, TINY, features, labels, size)
         found.append([*terms.tensors(), *(weight.grad for weight in net.head.parameters())])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
@@ -273,7 +338,7 @@ def test_a_step_of_the_head_that_does_not_fit_is_taken_in_parts(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return body_losses(template, estimate, labels)
 
-    monkeypatch.setattr(learning, "body_losses", cramped)
+    monkeypatch.setattr(head_only, "body_losses", cramped)
     train_head(network(template), data, template, replace(TINY, head_steps=2))
     assert sizes == [8, 4, *[2] * 8]
     assert "out of memory: from now on 2 images at a time (CUDA out of memory)" in caplog.text
@@ -290,14 +355,14 @@ def test_features_too_large_for_the_device_stay_in_ordinary_memory(
 ):
     whole, sent = network(template), network(template)
     train_head(whole, data, template, TINY)
-    to = learning.Labels.to
+    to = head_only.Labels.to
 
     def full(labels, device):
         if len(labels) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return to(labels, device)
 
-    monkeypatch.setattr(learning.Labels, "to", full)
+    monkeypatch.setattr(head_only.Labels, "to", full)
     train_head(sent, data, template, TINY)
     assert "the head's features stay in ordinary memory (CUDA out of memory)" in caplog.text
     assert_equal(sent, whole)
@@ -306,7 +371,7 @@ def test_features_too_large_for_the_device_stay_in_ordinary_memory(
 def test_a_batch_is_made_again_when_a_full_device_has_room(template, data, monkeypatch, caplog):
     whole, parts = network(template), network(template)
     Training(whole, data, template, TINY).run_epoch()
-    made, calls = learning._examples, []
+    made, calls = learning.make_examples, []
 
     def full(*arguments):
         calls.append(1)
@@ -314,7 +379,7 @@ def test_a_batch_is_made_again_when_a_full_device_has_room(template, data, monke
             raise torch.OutOfMemoryError("CUDA out of memory")
         return made(*arguments)
 
-    monkeypatch.setattr(learning, "_examples", full)
+    monkeypatch.setattr(learning, "make_examples", full)
     Training(parts, data, template, TINY).run_epoch()
     assert len(calls) == 3
     assert "no batch is made before the last is used" in caplog.text

@@ -9,11 +9,12 @@ from torch import distributed as group
 from torch import multiprocessing
 
 from conftest import octahedra, plant
-from deformlearn import learning, stepping
+from deformlearn import head_only, learning, stepping
 from deformlearn.config import RegressorConfig
 from deformlearn.distributed import ALONE, Team
 from deformlearn.errors import InputError
-from deformlearn.learning import Training, train_head
+from deformlearn.head_only import train_head
+from deformlearn.learning import Training
 from deformlearn.regressor import build_network
 from deformlearn.supervision import TrainingSet
 
@@ -40,6 +41,18 @@ def batch_statistics(team):
     means = []
     training.run(lambda _, losses: means.append(torch.stack(list(losses.tensors()))))
     return {"state": training.state_dict(), "means": torch.stack(means)}
+
+
+def one_leg(team):
+    """What is left to others when a round is killed within an epoch."""
+    template, data = a_training_set()
+    training = Training(
+        build_network(TINY, template, "skeleton25"), data, template, TINY, team=team
+    )
+    whole, learning._LEG = learning._LEG, TINY.batch
+    assert training.run_leg() is None
+    learning._LEG = whole
+    return training.state_dict()
 
 
 def one_gradient(team):
@@ -78,13 +91,13 @@ def not_a_number(team):
     return {}
 
 
-PIECES = (batch_statistics, one_gradient, new_head, not_a_number)
+PIECES = (batch_statistics, one_leg, one_gradient, new_head, not_a_number)
 
 
 def full_precision():
     """bfloat16 rounds sums of other parts differently, which is not what is tested here."""
     off = torch.autocast("cpu", enabled=False)
-    stepping.autocast = learning.autocast = lambda _: off
+    stepping.autocast = head_only.autocast = lambda _: off
 
 
 def work(rank, folder):
@@ -110,7 +123,7 @@ def both(tmp_path_factory):
 def alone(monkeypatch):
     off = torch.autocast("cpu", enabled=False)
     monkeypatch.setattr(stepping, "autocast", lambda _: off)
-    monkeypatch.setattr(learning, "autocast", lambda _: off)
+    monkeypatch.setattr(head_only, "autocast", lambda _: off)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as theirs: sums round by the number of threads
     yield ALONE
@@ -138,6 +151,20 @@ def test_what_two_processes_learned_one_goes_on_with(both, alone):
     same(fresh.state_dict(), state["network"])
     training.run()
     assert training.epoch == 3
+
+
+def test_within_an_epoch_both_processes_could_tell_others_how_to_go_on(both, alone, monkeypatch):
+    monkeypatch.setattr(learning, "_LEG", TINY.batch)
+    first, second = (found["one_leg"] for found in both)
+    same(first["network"], second["network"])
+    assert first["losses"] == second["losses"]
+    template, data = a_training_set()
+    training = Training(build_network(TINY, template, "skeleton25", seed=4), data, template, TINY)
+    training.load_state_dict(first)
+    assert (training.epoch, training.step, training.seen) == (0, 1, TINY.batch)
+    means = training.run_epoch()
+    assert training.epoch == 1
+    assert all(mean.isfinite() for mean in means.tensors())
 
 
 def test_two_processes_learn_about_what_one_does(both, alone):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from deformlearn import learning, workshop
 from deformlearn import lifter as lifting
-from deformlearn import workshop
 from deformlearn.data import shards
 from deformlearn.data.estimates import read_estimates
 from deformlearn.data.shards import read_people, splits
@@ -27,6 +27,7 @@ from deformlearn.progress import Watch
 from deformlearn.registering import register_split
 from deformlearn.rounds import _enough_for_all, _open, _train_lifter, deform_and_learn
 from deformlearn.rundir import RunFolder
+from deformlearn.stepping import Stepper
 from deformlearn.workshop import load_split
 from kill_anywhere import compare
 from tiny_runs import TINY, write_people
@@ -91,6 +92,53 @@ def test_a_run_cut_off_after_any_stage_ends_the_same(people, template, finished,
     (out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     deform_and_learn(people, out, replace(QUICK, baselines=True), template)
     assert compare(finished, out) == []
+
+
+def test_a_run_killed_in_a_long_epoch_goes_on_within_it_and_ends_the_same(
+    people, template, tmp_path, monkeypatch
+):
+    config = replace(QUICK, rounds=1, regressor=replace(QUICK.regressor, batch=2, epochs=2))
+    monkeypatch.setattr(learning, "_LEG", 4)
+    deform_and_learn(people, tmp_path / "whole", config, template)
+
+    monkeypatch.setattr(workshop, "_BETWEEN_CHECKPOINTS", 0.0)
+    step, steps = Stepper.step, []
+
+    def killed(stepper, *batch):
+        steps.append(stepper.network)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return step(stepper, *batch)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as once:
+        once.setattr(Stepper, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            deform_and_learn(people, out, config, template)
+    with RunFolder(out) as folder:
+        kept = folder.load_checkpoint("learn", 1)
+    assert (kept["epoch"], kept["step"], kept["history"]) == (0, 2, [])
+    steps.clear()
+    with monkeypatch.context() as again:
+        again.setattr(Stepper, "step", lambda *given: steps.append(1) or step(*given))
+        deform_and_learn(people, out, config, template)
+    assert len(steps) == 2 * 5 - 2
+    assert compare(tmp_path / "whole", out) == []
+
+
+def test_within_an_epoch_a_checkpoint_is_written_now_and_then(
+    people, template, tmp_path, monkeypatch
+):
+    config = replace(QUICK, rounds=1, regressor=replace(QUICK.regressor, batch=2, epochs=2))
+    monkeypatch.setattr(learning, "_LEG", 2)
+    written = []
+
+    def save(folder, stage, round_, state):
+        written.append((stage, state.get("epoch"), state.get("step")))
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    deform_and_learn(people, tmp_path / "run", config, template)
+    assert [one for one in written if one[0] == "learn"] == [("learn", 1, 0), ("learn", 2, 0)]
 
 
 def test_a_finished_run_does_nothing_again(people, template, finished, tmp_path, monkeypatch):
@@ -379,7 +427,7 @@ def test_a_loss_that_is_not_finite_names_the_people_and_the_last_good_checkpoint
 ):
     epochs = []
 
-    def check(stepper, epoch, steps):
+    def check(stepper, epoch, steps, last):
         epochs.append(epoch)
         if epoch == 1:
             raise NotFiniteError("the loss is not finite in step 1", [3, 0])

@@ -158,7 +158,7 @@ def test_an_overflowing_gradient_names_the_whole_batch(template, data):
     stepper.network.head.layers[-1].bias.register_hook(lambda gradient: gradient * torch.inf)
     stepper.step(training_examples(data, template), torch.arange(8) + 10, 1e-3)
     with pytest.raises(NotFiniteError, match=r"rows 10, 11, .*, 17; no epoch is finished"):
-        stepper.check(0, 1)
+        stepper.check(0, 1, last=True)
 
 
 def test_a_team_on_gpus_finds_the_parts_that_fit_before_its_first_step(template, data, caplog):
@@ -191,14 +191,14 @@ def test_the_search_for_parts_waits_for_no_one_and_leaves_no_trace(template, dat
     assert all(layer.training for layer in stepper.network.modules())
 
 
-def test_a_gpu_is_asked_for_trouble_now_and_then_and_at_the_end_of_an_epoch(template):
+def test_a_gpu_is_asked_for_trouble_now_and_then_and_at_the_end_of_a_leg(template):
     stepper = Stepper(still(template), template, TINY, batch=2)
     stepper.device = torch.device("cuda")
     stepper._first = torch.tensor(3)
     for done, asked in ((4, False), (49, False), (50, True), (51, False), (60, True)):
         stepper._rows = [torch.arange(2)] * done
         with pytest.raises(NotFiniteError, match="step 4 of 60") if asked else nullcontext():
-            stepper.check(0, 60)
+            stepper.check(0, 60, last=done == 60)
 
 
 def test_compiling_is_chosen_where_it_pays(monkeypatch):

@@ -5,12 +5,7 @@ Of a batch, every process of a team does its share; the next batch is prepared w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,28 +14,30 @@ from torch import Tensor
 from deformlearn.allocation import keep_freed_memory
 from deformlearn.body import BodyTemplate
 from deformlearn.config import RegressorConfig
-from deformlearn.data.augment import Examples, Labels, Views, augment, draw
+from deformlearn.data.augment import Examples, Views, draw
 from deformlearn.distributed import ALONE, Team
-from deformlearn.errors import InputError, NotFiniteError, listed
-from deformlearn.memory import Portion, reason_of, say
-from deformlearn.prefetch import made_ahead, sent
-from deformlearn.regressor import Head, Regressor
-from deformlearn.runtime import autocast, generator
-from deformlearn.stepping import BETWEEN_CHECKS, Stepper, clipped_step, compiles, fused_adam
-from deformlearn.supervision import Losses, TrainingSet, body_losses, training_examples
-from deformlearn.tensors import combine, concatenate
+from deformlearn.errors import InputError
+from deformlearn.lessons import check_lesson, device_of, make_examples, one_cycle, seeded
+from deformlearn.prefetch import made_ahead
+from deformlearn.regressor import Regressor
+from deformlearn.runtime import generator
+from deformlearn.stepping import Stepper, compiles
+from deformlearn.supervision import Losses, TrainingSet
+from deformlearn.tensors import combine
 
-_BLOCK = 256
-"""Images of a block of features."""
-_CONVNET, _HEAD = 31, 32
-"""Random streams of the two phases."""
+_LEG = 12000
+"""Images of a leg of an epoch, after which a killed round can go on: a quarter of an hour of a ResNet-50
+on two cores."""
+_STREAM = 31
+"""Random stream of this phase (lessons)."""
 
 
 class Training:
     """One round of learning: the network, its optimiser and how far it got.
 
-    Epoch e of round r draws its views from (seed, r, e) alone, so a run that was killed continues from
-    `state_dict` as if nothing had happened (to the bit on a CPU with the same number of threads).
+    An epoch goes in legs. Leg l of epoch e of round r draws its views from (seed, r, e, l) alone, so a run
+    that was killed continues from `state_dict`, taken after any leg, as if nothing had happened (to the
+    bit on a CPU with the same number of threads).
 
     A team splits every batch; permutation and views are those of one process, and gradients are means
     over the whole batch. Batch normalisation sees the whole batch on CUDA, each process's share on CPU.
@@ -58,7 +55,7 @@ class Training:
         team: Team = ALONE,
     ) -> None:
         """The network is trained where it is; `data`, the same for the whole team, may stay elsewhere."""
-        _check(network, data, template)
+        check_lesson(network, data, template)
         keep_freed_memory()
         self.batch = min(config.batch, len(data))
         if self.batch // team.size < 2:
@@ -67,13 +64,17 @@ class Training:
                 f"least 2, for batch normalisation; start fewer processes or take a larger batch"
             )
         self.network, self.data, self.config, self.team = network, data, config, team
-        self.device = _device(network)
+        self.device = device_of(network)
         self.template = template.to(self.device)
         self.seed, self.round_number = seed, round_number
         self.epoch = 0
         """Finished epochs."""
+        self.step = 0
+        """Steps of the epoch under way."""
         self.steps = len(data) // self.batch
         """Steps an epoch."""
+        self._sums: Losses | None = None
+        """Of the mean losses of those steps."""
         self.stepper = Stepper(
             network,
             self.template,
@@ -83,37 +84,72 @@ class Training:
             team=team,
         )
 
-    def run(self, on_epoch: Callable[[Training, Losses], None] | None = None) -> None:
-        """Train what is left of the round; after each epoch, report its mean losses."""
+    @property
+    def seen(self) -> int:
+        """Images learned from so far."""
+        return (self.epoch * self.steps + self.step) * self.batch
+
+    @property
+    def images(self) -> int:
+        """Images of the whole round."""
+        return self.config.epochs * self.steps * self.batch
+
+    def run(
+        self,
+        after_leg: Callable[[Training, Losses | None], None] | None = None,
+        progress: Callable[[int], None] = lambda seen: None,
+    ) -> None:
+        """Train what is left of the round.
+
+        `after_leg` gets the mean losses of an epoch with its last leg; `progress` the images seen, in
+        every step.
+        """
         while self.epoch < self.config.epochs:
-            means = self.run_epoch()
-            if on_epoch is not None:
-                on_epoch(self, means)
+            means = self.run_leg(progress)
+            if after_leg is not None:
+                after_leg(self, means)
 
     def run_epoch(self) -> Losses:
-        """One pass over the training set, in random order; an incomplete last batch is left out.
+        """One pass over the training set, or what is left of it, in random order; its mean losses.
 
-        A loss that is not finite is a NotFiniteError, before anything of this epoch is reported.
+        An incomplete last batch is left out.
         """
-        stream = generator(self.seed, _CONVNET, self.round_number, self.epoch)
+        while (means := self.run_leg()) is None:
+            pass
+        return means
+
+    def run_leg(self, progress: Callable[[int], None] = lambda seen: None) -> Losses | None:
+        """The next leg of an epoch; the epoch's mean losses where that ends it.
+
+        A loss that is not finite is a NotFiniteError, before anything of this leg is reported.
+        """
+        stream, batches = self._leg()
         self.network.train()
-        self.stepper.begin_epoch()
+        self.stepper.begin(self.step)
         history: list[Losses] = []
-        with _seeded(stream, self.device, self.team.rank):
-            for rows, examples in made_ahead(self._made, self._batches(stream), self.device):
+        with seeded(stream, self.device, self.team.rank):
+            for rows, examples in made_ahead(self._made, self._drawn(batches, stream), self.device):
                 self.stepper.lap("data")
-                rate = self._rate(len(history))
-                history.append(self.stepper.step(examples, rows, rate))
-                self.stepper.check(self.epoch, self.steps)
-        self.epoch += 1
-        return self.stepper.end_epoch(
-            combine(history, torch.stack).map(lambda terms: terms.mean(0))
-        )
+                step = self.step + len(history)
+                history.append(self.stepper.step(examples, rows, self._rate(step)))
+                self.stepper.check(self.epoch, self.steps, last=len(history) == len(batches))
+                progress(self.seen + len(history) * self.batch)
+        sums = self.stepper.end(combine(history, torch.stack).map(lambda terms: terms.sum(0)))
+        if self._sums is not None:
+            sums = combine([self._sums, sums], lambda parts: torch.stack(parts).sum(0))
+        self.step += len(history)
+        if self.step < self.steps:
+            self._sums = sums
+            return None
+        self.epoch, self.step, self._sums = self.epoch + 1, 0, None
+        return sums.map(lambda total: total / self.steps)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a killed round needs to go on; loads with `torch.load(weights_only=True)`."""
         return {
             "epoch": self.epoch,
+            "step": self.step,
+            "losses": None if self._sums is None else list(self._sums.tensors()),
             "network": self.network.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
         }
@@ -122,7 +158,13 @@ class Training:
         """Go on where `state_dict` was taken, by a team of any size."""
         self.network.load_state_dict(state["network"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.epoch = state["epoch"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        sums = state["losses"]
+        self._sums = None if sums is None else Losses(*(one.to(self.device) for one in sums))
+
+    @property
+    def _leg_steps(self) -> int:
+        return max(1, _LEG // self.batch)
 
     def _rate(self, step: int) -> float:
         peak = self.config.learning_rate * self.config.later_rate ** (self.round_number - 1)
@@ -131,242 +173,26 @@ class Training:
         done = (self.epoch * self.steps + step) / (self.config.epochs * self.steps)
         return peak * one_cycle(done)
 
-    def _batches(self, stream: torch.Generator) -> Iterator[tuple[Tensor, Views]]:
-        """Rows and views of this process's share of each batch of an epoch."""
+    def _leg(self) -> tuple[torch.Generator, tuple[Tensor, ...]]:
+        """The stream and the batches (rows of the training set) of the leg that begins now."""
+        stream = generator(self.seed, _STREAM, self.round_number, self.epoch)
         order = torch.randperm(len(self.data), generator=stream)
-        for batch in order[: self.steps * self.batch].split(self.batch):
+        leg, within = divmod(self.step, self._leg_steps)
+        assert within == 0
+        if leg:
+            stream = generator(self.seed, _STREAM, self.round_number, self.epoch, leg)
+        batches = order[: self.steps * self.batch].split(self.batch)
+        return stream, batches[self.step : self.step + self._leg_steps]
+
+    def _drawn(
+        self, batches: tuple[Tensor, ...], stream: torch.Generator
+    ) -> Iterator[tuple[Tensor, Views]]:
+        """Rows and views of this process's share of each batch."""
+        for batch in batches:
             views = draw(self.batch, self.config.augment, stream)
             mine = torch.arange(self.batch).tensor_split(self.team.size)[self.team.rank]
             yield batch[mine], views[mine]
 
     def _made(self, drawn: tuple[Tensor, Views]) -> tuple[Tensor, Examples]:
         rows, views = drawn
-        return rows, _examples(self.data[rows], self.template, views)
-
-
-def train_head(
-    network: Regressor,
-    data: TrainingSet,
-    template: BodyTemplate,
-    config: RegressorConfig,
-    *,
-    seed: int = 0,
-    round_number: int = 1,
-    team: Team = ALONE,
-) -> Losses:
-    """Replace the network's head by one trained alone, on cached features; its last mean losses.
-
-    The ConvNet is run once over `head_views` views of each image, after which a step costs almost
-    nothing. The new head stays in the network: it predicts, and the next round trains it on. A team
-    shares the ConvNet's work; every process then trains the same head, and rank 0's is taken. A loss that
-    is not finite is a NotFiniteError.
-    """
-    _check(network, data, template)
-    device = _device(network)
-    template = template.to(device)
-    stream = generator(seed, _HEAD, round_number)
-    features, labels = _cached_features(network, data, template, config, stream, team)
-    portion = Portion(min(config.head_batch, len(features)), "images")
-    batch = portion.size
-    history, unseen = [], []
-    with _seeded(stream, device):
-        head = Head(features.shape[1]).to(device)
-        head.mean.copy_(features.mean(0))
-        # A feature that never moves must not be blown up.
-        head.deviation.copy_(features.std(0).clamp_min(1e-3))
-        network.head = head
-        optimizer = fused_adam(head, config)
-        for step in range(config.head_steps):
-            rate = config.head_learning_rate * one_cycle(step / config.head_steps)
-            rows = torch.randint(len(features), (batch,), generator=stream)
-            chosen = rows.to(features.device)
-            some, theirs = features[chosen].to(device), labels[chosen].to(device)
-            terms = portion.fitting(
-                partial(_head_gradients, network, optimizer, template, config, some, theirs)
-            )
-            norm = clipped_step(optimizer, rate)
-            history.append(terms.mean())
-            unseen.append((rows % len(data), terms.total(config), norm))
-            if len(unseen) == BETWEEN_CHECKS or step + 1 == config.head_steps:
-                _check_head(unseen, step + 1, config.head_steps)
-                unseen = []
-    network.eval()
-    if team.size > 1:
-        head.load_state_dict(team.tell({name: x.cpu() for name, x in head.state_dict().items()}))
-    return combine(history[-100:], torch.stack).mean()
-
-
-def one_cycle(done: float) -> float:
-    """Step size as a share of the largest, `done` of the way through a round (Smith & Topin 2018).
-
-    Up from a tenth in the first fifth, then down to nearly nothing, both along half a cosine.
-    """
-    warm, start, end = 0.2, 0.1, 1e-3
-    if done < warm:
-        return start + (1 - start) * (1 - math.cos(math.pi * done / warm)) / 2
-    return end + (1 - end) * (1 + math.cos(math.pi * (done - warm) / (1 - warm))) / 2
-
-
-@torch.no_grad()
-def _cached_features(
-    network: Regressor,
-    data: TrainingSet,
-    template: BodyTemplate,
-    config: RegressorConfig,
-    stream: torch.Generator,
-    team: Team,
-) -> tuple[Tensor, Labels]:
-    """The head's input for every view of every image, and the labels that moved with it."""
-    device = _device(network)
-    network.eval()
-    blocks = [
-        (rows, draw(len(rows), config.augment, stream))
-        for _ in range(config.head_views)
-        for rows in torch.arange(len(data)).split(_BLOCK)
-    ]
-    # Drawn for everyone's blocks: the views do not depend on the team.
-    mine = [blocks[number] for number in team.share(len(blocks))]
-    parts: list[tuple[Tensor, Labels]] = []
-
-    def go_on(size: int) -> None:
-        """The parts that are not there yet, of so many images."""
-        there = sum(len(features) for features, _ in parts)
-        wanted = [
-            (rows[part], views[part])
-            for rows, views in mine
-            for part in torch.arange(len(rows)).split(size)
-        ]
-        ends = accumulate(len(rows) for rows, _ in wanted)
-        missing = [part for part, end in zip(wanted, ends, strict=True) if end > there]
-
-        def make(part: tuple[Tensor, Views]) -> Examples:
-            rows, views = part
-            return _examples(data[rows], template, views)
-
-        for examples in made_ahead(make, missing, device):
-            with autocast(device):
-                features = network(examples.images).features
-            # The correspondences are most of the memory, and key points say as much to a head.
-            dense = examples.labels.dense.map(lambda values: values[:, :0])
-            labels = replace(examples.labels, dense=dense)
-            parts.append((features.to("cpu"), labels.to("cpu")))
-
-    if mine:
-        Portion(_BLOCK, "images").fitting(go_on)
-    features, labels = _in_order(parts, [len(rows) for rows, _ in blocks], team)
-    broken = (~features.isfinite().all(1)).nonzero()[:, 0] % len(data)
-    if len(broken):
-        guilty = sorted(set(broken.tolist()))
-        raise NotFiniteError(
-            f"what the head is to learn from is not finite at training rows {listed(guilty)}: "
-            f"look at what these rows say, or take a smaller learning rate",
-            guilty,
-        )
-    try:
-        return features.to(device), labels.to(device)
-    except torch.OutOfMemoryError as error:
-        reason = reason_of(error)
-    say("the head's features stay in ordinary memory", reason)
-    return features, labels
-
-
-def _in_order(
-    parts: list[tuple[Tensor, Labels]], blocks: list[int], team: Team
-) -> tuple[Tensor, Labels]:
-    """What all processes have made of their blocks of images, in the order of the blocks."""
-    found: list[tuple[Tensor, Labels]] = []
-    for own in team.gather(parts):
-        found += own
-    features = torch.cat([one for one, _ in found])
-    labels = concatenate([one for _, one in found])
-    if team.size > 1:
-        numbers = torch.arange(sum(blocks)).split(blocks)
-        order = [
-            numbers[n] for rank in range(team.size) for n in range(rank, len(blocks), team.size)
-        ]
-        back = torch.cat(order).argsort()
-        features, labels = features[back], labels[back]
-    return features, labels
-
-
-def _head_gradients(
-    network: Regressor,
-    optimizer: torch.optim.Optimizer,
-    template: BodyTemplate,
-    config: RegressorConfig,
-    features: Tensor,
-    labels: Labels,
-    size: int,
-) -> Losses:
-    """The loss terms of each image, `size` at a time; gradients become those of the mean loss."""
-    optimizer.zero_grad()
-    found = []
-    for first in range(0, len(features), size):
-        part = slice(first, first + size)
-        terms = body_losses(template, network.regress(features[part]), labels[part])
-        (terms.total(config).sum() / len(features)).backward()
-        found.append(terms.detach())
-    return concatenate(found)
-
-
-def _check_head(taken: list[tuple[Tensor, Tensor, Tensor]], step: int, steps: int) -> None:
-    """Stop where one of the last steps, up to `step`, was not finite; a device is waited for."""
-    found = (~torch.stack([norm for _, _, norm in taken]).isfinite()).nonzero()
-    if len(found) == 0:
-        return
-    first = int(found[0, 0])
-    rows, totals, _ = taken[first]
-    broken = rows[~totals.isfinite().cpu()]
-    # The whole batch where only its gradient overflowed.
-    guilty = sorted(set((broken if len(broken) else rows).tolist()))
-    raise NotFiniteError(
-        f"the loss of the head alone, or its gradient, is not finite in step "
-        f"{step - len(taken) + first + 1} of {steps}, at training rows {listed(guilty)}: "
-        f"look at what these rows say, or take a smaller head_learning_rate",
-        guilty,
-    )
-
-
-@torch.no_grad()
-def _examples(data: TrainingSet, template: BodyTemplate, views: Views) -> Examples:
-    """The views of these images as a batch the network can take, where the template is."""
-    where = template.vertices.device
-    here = training_examples(data.map(lambda x: sent(x, where)), template)
-    examples = augment(here, template, views.map(lambda x: sent(x, where)))
-    images = examples.images.contiguous(memory_format=torch.channels_last)
-    return replace(examples, images=images)
-
-
-def _check(network: Regressor, data: TrainingSet, template: BodyTemplate) -> None:
-    """Refuse what would train in vain."""
-    info = network.info
-    if info.fingerprint != template.fingerprint:
-        raise ValueError(
-            f"the network is about template {info.template!r} ({info.fingerprint}), "
-            f"the data about {template.name!r} ({template.fingerprint})"
-        )
-    if info.joints != data.observations.joints:
-        raise ValueError(
-            f"the network finds key points {info.joints!r}, "
-            f"the data have {data.observations.joints!r}"
-        )
-    if data.images.shape[-1] != info.size:
-        raise ValueError(f"the network sees {info.size} px, the images are {data.images.shape[-1]}")
-    if len(data) < 2:
-        raise ValueError("batch normalisation needs at least 2 training images")
-    for tensor in (*data.target.tensors(), data.joints_3d):
-        broken = ~tensor.isfinite().flatten(1 if tensor.ndim > 1 else 0)
-        if broken.any():
-            raise ValueError("a registered body is not finite; leave that image out of training")
-
-
-@contextmanager
-def _seeded(stream: torch.Generator, device: torch.device, rank: int = 0) -> Iterator[None]:
-    """Dropout and fresh weights know only the global generator: seed it, and put it back."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(stream.initial_seed() + rank)
-        yield
-
-
-def _device(network: Regressor) -> torch.device:
-    return next(network.parameters()).device
+        return rows, make_examples(self.data[rows], self.template, views)

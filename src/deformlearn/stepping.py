@@ -68,10 +68,11 @@ class Stepper:
         self._losses = _compiled(all_losses) if compiled else all_losses
         self._compiling = compiled
         self._tried = not (shared and self.device.type == "cuda")
-        self.begin_epoch()
+        self.begin()
 
-    def begin_epoch(self) -> None:
-        """Forget the steps of the epoch before."""
+    def begin(self, before: int = 0) -> None:
+        """Forget the steps until now; `before` are those of the epoch under way."""
+        self._before = before
         self._rows: list[Tensor] = []
         # Kept on the device until someone looks: the first step that went wrong, and its images.
         self._first = torch.full((), -1, device=self.device)
@@ -102,13 +103,12 @@ class Stepper:
             )
         return terms
 
-    def check(self, epoch: int, steps: int) -> None:
-        """Stop where a gradient was not finite; a CUDA device is asked only now and then.
+    def check(self, epoch: int, steps: int, *, last: bool) -> None:
+        """Stop where a gradient was not finite; a CUDA device is asked only now and then, and at `last`.
 
         All processes have the same gradient, so they stop at the same step.
         """
-        done = len(self._rows)
-        if self.device.type == "cuda" and done % BETWEEN_CHECKS and done < steps:
+        if self.device.type == "cuda" and len(self._rows) % BETWEEN_CHECKS and not last:
             return
         step = int(self._first)
         if step < 0:
@@ -120,24 +120,23 @@ class Stepper:
         rows = sorted(row for own in (broken if any(broken) else batch) for row in own)
         good = f"the checkpoint of epoch {epoch} is good" if epoch else "no epoch is finished"
         raise NotFiniteError(
-            f"the loss or its gradient is not finite in step {step + 1} of {steps} of epoch "
-            f"{epoch + 1}, at training rows {listed(rows)}; {good}: "
+            f"the loss or its gradient is not finite in step {self._before + step + 1} of {steps} "
+            f"of epoch {epoch + 1}, at training rows {listed(rows)}; {good}: "
             f"look at what these rows say, or take a smaller learning rate",
             rows,
         )
 
-    def end_epoch(self, means: Losses) -> Losses:
-        """The mean losses of all processes together, whose running statistics become the same."""
+    def end(self, sums: Losses) -> Losses:
+        """The losses of all processes together, whose running statistics become the same."""
         if self.team.size == 1:
-            return means
+            return sums
         for name, buffer in self.network.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 group.all_reduce(buffer)
                 buffer /= self.team.size
-        together = torch.stack(list(means.tensors()))
+        together = torch.stack(list(sums.tensors()))
         group.all_reduce(together)
-        parts = iter(together)
-        return means.map(lambda _: next(parts))
+        return Losses(*together)
 
     def _gradients(self, examples: Examples) -> tuple[Losses, Tensor]:
         """As `_accumulate`; where the memory is too small, in as many parts as it takes.
@@ -180,7 +179,7 @@ class Stepper:
         if self.team.size > 1 and self._tried:
             raise InputError(
                 f"out of memory in the middle of a step of {self.team.size} processes ({reason}); "
-                f"the same command goes on from the last epoch; start more processes, or begin anew "
+                f"the same command goes on from the last checkpoint; start more processes, or begin anew "
                 f"with a smaller batch and another --out"
             )
         if images // (2 * self.parts) < 2:
@@ -272,7 +271,7 @@ def _in_step(network: nn.Module, device: torch.device) -> DistributedDataParalle
         return DistributedDataParallel(
             network,
             device_ids=[device] if device.type == "cuda" else None,
-            # Running statistics are averaged once an epoch.
+            # Running statistics are averaged at the end of each leg.
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )

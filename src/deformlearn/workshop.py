@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +27,8 @@ from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.estimate import Estimate, Quality
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import AnyPath
-from deformlearn.learning import Losses, Training, TrainingSet, train_head
+from deformlearn.head_only import train_head
+from deformlearn.learning import Losses, Training, TrainingSet
 from deformlearn.lifter import Lifter
 from deformlearn.memory import Portion
 from deformlearn.observations import Observations
@@ -50,6 +52,8 @@ _BATCH = 256
 """Images of a block that one process predicts."""
 _IN_MEMORY = 16 * _BATCH
 """Images copied from where all are, which may be a file."""
+_BETWEEN_CHECKPOINTS = 300.0
+"""Least seconds between two checkpoints within an epoch: each costs a moment, and a GPU is fast."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,10 @@ def learn(
 def _train(
     shop: Workshop, network: Regressor, data: TrainingSet, stage: str, round_: int
 ) -> list[dict[str, float]]:
-    """One round of training with a checkpoint each epoch; the losses by epoch."""
+    """One round of training, with a checkpoint after each epoch and often enough within a long one.
+
+    The losses by epoch.
+    """
     config = shop.config.regressor
     training = Training(
         network, data, shop.template, config,
@@ -249,18 +256,22 @@ def _train(
     if kept is not None:
         history = kept.pop("history")
         training.load_state_dict(kept)
-    with shop.watch.stage(f"round {round_}: {stage}", config.epochs) as advance:
-        advance(training.epoch)
+    saved = time.monotonic()
+    with shop.watch.stage(f"round {round_}: {stage}", training.images) as advance:
+        advance(training.seen)
 
-        def on_epoch(now: Training, means: Losses) -> None:
-            names = [name for name in vars(means)]
-            numbers = [value.item() for value in means.tensors()]
-            history.append(dict(zip(names, numbers, strict=True)))
+        def after_leg(now: Training, means: Losses | None) -> None:
+            nonlocal saved
+            if means is not None:
+                numbers = {name: value.item() for name, value in vars(means).items()}
+                history.append(numbers)
+            elif time.monotonic() - saved < _BETWEEN_CHECKPOINTS:
+                return
             shop.folder.save_checkpoint(stage, round_, {**now.state_dict(), "history": history})
-            advance(now.epoch)
+            saved = time.monotonic()
 
         with naming(shop, shop.train.readable, stage, round_):
-            training.run(on_epoch)
+            training.run(after_leg, advance)
     return history
 
 
