@@ -1,14 +1,19 @@
 """Disks that are full and folders that may not be written: one clear line, and nothing is lost."""
 
 import errno
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
 from conftest import octahedra
 from deformlearn import cli
@@ -243,9 +248,45 @@ def test_what_the_system_refuses_anywhere_is_one_line_of_the_command(monkeypatch
     assert capsys.readouterr().err == wanted
 
 
+@pytest.mark.parametrize(
+    ("take", "said"),
+    [
+        (lambda: torch.empty(2**50), "you tried to allocate 4503599627370496 bytes"),
+        (lambda: np.empty(2**50), "Unable to allocate 8.00 PiB for an array"),
+        (lambda: pa.allocate_buffer(2**56), "malloc of size 72057594037927936 failed"),
+    ],
+    ids=["torch", "numpy", "pyarrow"],
+)
+def test_ordinary_memory_that_is_full_is_one_line_of_the_command(monkeypatch, capsys, take, said):
+    monkeypatch.setattr(cli, "_run", lambda words: take())
+    with pytest.raises(SystemExit) as end:
+        main(["check", "/a"])
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"deformlearn: out of memory ({said}")
+    assert line.endswith("end other programs, or take fewer people or images at a time\n")
+    assert line.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_folder_whose_name_is_not_utf_8_is_one_line_of_the_command(tmp_path, capsys):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9")
+    write_people(Path(folder), train=2)
+    for words in (["check", folder], ["register", folder, "--out", str(tmp_path / "out")]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert re.fullmatch(
+            r"deformlearn: the name '.*udce9t.udce9.*' is not UTF-8; rename that file or folder",
+            line,
+        )
+
+
 def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
     assert told(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/file")) is None
     assert told(KeyError("joint")) is None
+    assert told(RuntimeError("shape mismatch")) is None
     assert told(InputError("ill")) == "ill"
     full = OSError(errno.ENOSPC, "No space left on device")
     assert told(full) == "cannot go on: No space left on device; free space or choose another place"

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
         # which may be a data set's.
         os.environ["PYTHONSAFEPATH"] = "1"
     try:
+        for word in words:
+            word.encode()
         _run(words)
     except InputError as error:
         print(f"deformlearn: {' '.join(str(error).split())}", file=sys.stderr)
@@ -61,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     ):  # whoever read our output has seen enough, as in `deformlearn ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError, UnicodeEncodeError) as error:
         if (text := told(error)) is None:
             raise
         print(f"deformlearn: {text}", file=sys.stderr)

@@ -11,6 +11,10 @@ _OF_THE_SYSTEM = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, e
 """What whoever looks after the machine can mend, and we cannot."""
 
 
+_TORCH_HAS_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""How torch says it, by a mere RuntimeError."""
+
+
 class InputError(ValueError):
     """Bad input. The command line prints its message as one line and exits with code 2."""
 
@@ -35,11 +39,19 @@ def listed(rows: Sequence[object], most: int = 8) -> str:
 def told(error: Exception) -> str | None:
     """What a user is told of an error; None of an error of our own, whose traceback we want to see.
 
-    Most are InputErrors, which say it themselves. That a file may not be used or a disk is full can come
-    to light anywhere, and is then told with the file's name.
+    Most are InputErrors, which say it themselves. That a file may not be used, that its name is no text,
+    or that a disk or the memory is full can come to light anywhere.
     """
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, MemoryError) or _TORCH_HAS_NO_MEMORY in str(error):
+        return (
+            f"out of memory ({str(error).partition(_TORCH_HAS_NO_MEMORY)[2].strip(' :') or error}); "
+            f"what is finished stays; end other programs, or take fewer people or images at a time"
+        )
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        # Bytes of a file's name that are no UTF-8; Python can use them, Parquet and JSON cannot.
+        return f"the name {error.object!a} is not UTF-8; rename that file or folder"
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
         where = "go on" if error.filename is None else f"use {error.filename}"
         return f"cannot {where}: {error.strerror}; {remedy(error)}"
