@@ -227,14 +227,41 @@ def bridges(
     piece = connected_components(adjacency, directed=False)[1]
     kinds, sizes = np.unique(piece[used], return_counts=True)
     order = kinds[np.argsort(-sizes, kind="stable")]
-    placed = used[piece[used] == order[0]]
+    placed = _Placed(vertices)
     found = [np.zeros((0, 2), np.int64)]
-    for kind in order[1:]:
+    for kind in order:
         mine = used[piece[used] == kind]
-        _, near = cKDTree(vertices[placed]).query(vertices[mine])
-        found.append(np.stack([mine, placed[near]], -1))
-        placed = np.concatenate([placed, mine])
+        if kind != order[0]:
+            found.append(np.stack([mine, placed.nearest(mine)], -1))
+        placed.add(mine)
     return np.concatenate(found)
+
+
+class _Placed:
+    """Vertices that come piece by piece, and the nearest of them.
+
+    In a few trees, each larger than the next: a vertex is put in a new tree as often as their number's
+    logarithm says, so hundreds of pieces cost little more than one.
+    """
+
+    def __init__(self, vertices: Float[np.ndarray, "vertices 3"]) -> None:
+        self._vertices = vertices
+        self._trees: list[tuple[cKDTree, Int[np.ndarray, "some"]]] = []
+
+    def add(self, those: Int[np.ndarray, "some"]) -> None:
+        while self._trees and len(self._trees[-1][1]) <= len(those):
+            those = np.concatenate([self._trees.pop()[1], those])
+        self._trees.append((cKDTree(self._vertices[those]), those))
+
+    def nearest(self, asking: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """The nearest one to each of some vertices; of equals, one of the larger trees."""
+        away = np.full(len(asking), np.inf)
+        nearest = np.zeros(len(asking), np.int64)
+        for tree, those in self._trees:
+            distance, place = tree.query(self._vertices[asking])
+            closer = distance < away
+            away[closer], nearest[closer] = distance[closer], those[place[closer]]
+        return nearest
 
 
 def spread_vertices(surface: Surface, spacing: float) -> Int[np.ndarray, "kept"]:
