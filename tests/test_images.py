@@ -55,7 +55,9 @@ def test_stored_crops_and_whole_images_are_read_in_order(tmp_path):
         row("b", path="whole.png", crop=(30.0, 10.0, 10.0)),
     ]
     people = write(tmp_path, rows)
-    found = load_images(tmp_path, "train", people, 8, workers=2)
+    told = []
+    found = load_images(tmp_path, "train", people, 8, workers=2, progress=told.append)
+    assert told == [2]
     assert found.pixels.shape == (2, 3, 8, 8)
     assert found.pixels[:, :, 4, 4].tolist() == [[200, 0, 0], [0, 0, 200]]
     assert found.rows.tolist() == [0, 1]

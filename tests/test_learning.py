@@ -1,6 +1,7 @@
 import io
 import logging
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.head_only import train_head
 from deformlearn.learning import Training
 from deformlearn.lessons import one_cycle
+from deformlearn.progress import Watch
 from deformlearn.regressor import build_network, predict_dataset
 from deformlearn.supervision import TrainingSet, all_losses, body_losses, training_examples
 from deformlearn.tensors import where
@@ -205,6 +207,22 @@ def test_the_head_phase_replaces_the_head_and_nothing_else(template, data):
     again = network(template)
     train_head(again, data, template, TINY)
     assert_equal(again, net)
+
+
+def test_the_head_phase_tells_how_far_it_is(template, data, monkeypatch):
+    told = []
+
+    class Told(Watch):
+        @contextmanager
+        def stage(self, text, total):
+            yield lambda done: told.append((text, done, total))
+
+    monkeypatch.setattr(head_only, "BETWEEN_CHECKS", 4)
+    train_head(network(template), data, template, TINY, watch=Told(quiet=True), text="head")
+    assert told == [
+        *[("head, features", done, 16) for done in (8, 16)],
+        *[("head", done, 10) for done in (4, 8, 10)],
+    ]
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"round_number": 2}])

@@ -138,6 +138,12 @@ def test_the_head_sees_standardised_features_and_drops_some_in_training():
     assert not torch.equal(head(features), head(features))
 
 
+def test_a_prediction_tells_how_many_images_are_done(network):
+    told = []
+    predict_dataset(network, images(5), batch=2, progress=told.append)
+    assert told == [2, 4, 5]
+
+
 def test_predictions_do_not_depend_on_the_batch_and_leave_the_mode_alone(network):
     people = images(5)
     whole = predict_dataset(network.train(), people)

@@ -104,9 +104,11 @@ def _other_network(shop: Workshop, stage: str, data: TrainingSet) -> None:
         before = folder.path / stage / f"network-{round_ - 1}.safetensors"
         path = folder.path / stage / f"network-{round_}.safetensors"
         network = start_network(shop, before if round_ > 1 else None)
-        network, _ = learn(shop, network, data, path, name, round_)
-        scores = score(shop, test, predict_split(shop, network, test))
+        text = f"{stage}, round {round_}"
+        network, _ = learn(shop, network, data, path, name, round_, text=f"{text}: learn")
+        predicted = predict_split(shop, network, test, f"{text}: predict test")
+        scores = score(shop, test, predicted)
         folder.finish(name, round_, split="test", scores=scores)
-        say_scores(shop, f"{stage}, round {round_} (test)", scores)
+        say_scores(shop, f"{text} (test)", scores)
     last = folder.record(f"{stage}, round", shop.config.rounds)
     folder.finish(stage, split="test", scores=last["scores"] if last else None)

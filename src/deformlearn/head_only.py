@@ -17,6 +17,7 @@ from deformlearn.errors import NotFiniteError, listed
 from deformlearn.lessons import check_lesson, device_of, make_examples, one_cycle, seeded
 from deformlearn.memory import Portion, reason_of, say
 from deformlearn.prefetch import made_ahead
+from deformlearn.progress import QUIET, Advance, Watch
 from deformlearn.regressor import Head, Regressor
 from deformlearn.runtime import autocast, generator
 from deformlearn.stepping import BETWEEN_CHECKS, clipped_step, fused_adam
@@ -38,23 +39,27 @@ def train_head(
     seed: int = 0,
     round_number: int = 1,
     team: Team = ALONE,
+    watch: Watch = QUIET,
+    text: str = "head alone",
 ) -> Losses:
     """Replace the network's head by one trained alone, on cached features; its last mean losses.
 
     The ConvNet is run once over `head_views` views of each image, after which a step costs almost
     nothing. The new head stays in the network: it predicts, and the next round trains it on. A team
     shares the ConvNet's work; every process then trains the same head, and rank 0's is taken. A loss that
-    is not finite is a NotFiniteError.
+    is not finite is a NotFiniteError. `watch` is told how far both are, as `text`.
     """
     check_lesson(network, data, template)
     device = device_of(network)
     template = template.to(device)
     stream = generator(seed, _STREAM, round_number)
-    features, labels = _cached_features(network, data, template, config, stream, team)
+    mine = _blocks(data, config, stream, team)
+    with watch.stage(f"{text}, features", sum(len(rows) for rows, _ in mine)) as advance:
+        features, labels = _cached_features(network, data, template, config, mine, team, advance)
     portion = Portion(min(config.head_batch, len(features)), "images")
     batch = portion.size
     history, unseen = [], []
-    with seeded(stream, device):
+    with seeded(stream, device), watch.stage(text, config.head_steps) as advance:
         head = Head(features.shape[1]).to(device)
         head.mean.copy_(features.mean(0))
         # A feature that never moves must not be blown up.
@@ -75,10 +80,24 @@ def train_head(
             if len(unseen) == BETWEEN_CHECKS or step + 1 == config.head_steps:
                 _check_head(unseen, step + 1, config.head_steps)
                 unseen = []
+                advance(step + 1)
     network.eval()
     if team.size > 1:
         head.load_state_dict(team.tell({name: x.cpu() for name, x in head.state_dict().items()}))
     return combine(history[-100:], torch.stack).mean()
+
+
+def _blocks(
+    data: TrainingSet, config: RegressorConfig, stream: torch.Generator, team: Team
+) -> list[tuple[Tensor, Views]]:
+    """Rows and views of the blocks of images that this process of a team takes."""
+    # Drawn for everyone's blocks: the views do not depend on the team.
+    blocks = [
+        (rows, draw(len(rows), config.augment, stream))
+        for _ in range(config.head_views)
+        for rows in torch.arange(len(data)).split(_BLOCK)
+    ]
+    return [blocks[number] for number in team.share(len(blocks))]
 
 
 @torch.no_grad()
@@ -87,19 +106,16 @@ def _cached_features(
     data: TrainingSet,
     template: BodyTemplate,
     config: RegressorConfig,
-    stream: torch.Generator,
+    mine: list[tuple[Tensor, Views]],
     team: Team,
+    advance: Advance,
 ) -> tuple[Tensor, Labels]:
-    """The head's input for every view of every image, and the labels that moved with it."""
+    """The head's input for every view of every image, and the labels that moved with it.
+
+    This process makes its share; all of a team get all.
+    """
     device = device_of(network)
     network.eval()
-    blocks = [
-        (rows, draw(len(rows), config.augment, stream))
-        for _ in range(config.head_views)
-        for rows in torch.arange(len(data)).split(_BLOCK)
-    ]
-    # Drawn for everyone's blocks: the views do not depend on the team.
-    mine = [blocks[number] for number in team.share(len(blocks))]
     parts: list[tuple[Tensor, Labels]] = []
 
     def go_on(size: int) -> None:
@@ -124,10 +140,11 @@ def _cached_features(
             dense = examples.labels.dense.map(lambda values: values[:, :0])
             labels = replace(examples.labels, dense=dense)
             parts.append((features.to("cpu"), labels.to("cpu")))
+            advance(sum(len(features) for features, _ in parts))
 
     if mine:
         Portion(_BLOCK, "images").fitting(go_on)
-    features, labels = _in_order(parts, [len(rows) for rows, _ in blocks], team)
+    features, labels = _in_order(parts, config.head_views, len(data), team)
     broken = (~features.isfinite().all(1)).nonzero()[:, 0] % len(data)
     if len(broken):
         guilty = sorted(set(broken.tolist()))
@@ -145,7 +162,7 @@ def _cached_features(
 
 
 def _in_order(
-    parts: list[tuple[Tensor, Labels]], blocks: list[int], team: Team
+    parts: list[tuple[Tensor, Labels]], views: int, images: int, team: Team
 ) -> tuple[Tensor, Labels]:
     """What all processes have made of their blocks of images, in the order of the blocks."""
     found: list[tuple[Tensor, Labels]] = []
@@ -154,9 +171,13 @@ def _in_order(
     features = torch.cat([one for one, _ in found])
     labels = concatenate([one for _, one in found])
     if team.size > 1:
-        numbers = torch.arange(sum(blocks)).split(blocks)
+        numbers = [
+            block
+            for view in torch.arange(views * images).split(images)
+            for block in view.split(_BLOCK)
+        ]
         order = [
-            numbers[n] for rank in range(team.size) for n in range(rank, len(blocks), team.size)
+            numbers[n] for rank in range(team.size) for n in range(rank, len(numbers), team.size)
         ]
         back = torch.cat(order).argsort()
         features, labels = features[back], labels[back]

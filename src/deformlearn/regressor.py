@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -302,10 +302,18 @@ def predict_dataset(
     *,
     device: torch.device | None = None,
     batch: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Estimate:
-    """Theta of every image, on the CPU; rotations are orthonormal and right-handed."""
-    several = predictions(network, images, device=device, batch=batch)
-    return concatenate([prediction.estimate for prediction in several]).to("cpu")
+    """Theta of every image, on the CPU; rotations are orthonormal and right-handed.
+
+    `progress` is told how many images are done.
+    """
+    found: list[Estimate] = []
+    done = 0
+    for prediction in predictions(network, images, device=device, batch=batch):
+        found.append(prediction.estimate)
+        progress(done := done + len(prediction.estimate))
+    return concatenate(found).to("cpu")
 
 
 def predictions(

@@ -117,7 +117,9 @@ def _open(
     def load(split: str) -> Split:
         size, workers = config.regressor.size, config.workers
         cache = folder.path / _PIXELS
-        found = load_split(data, split, template, size, workers, cache=cache, team=team)
+        found = load_split(
+            data, split, template, size, workers, cache=cache, team=team, watch=watch
+        )
         missing = [] if found.truth is None else missing_joints(found.truth)
         if not missing:
             return found
@@ -296,12 +298,13 @@ def _learn_round(shop: Workshop, target: Estimate, round_: int) -> None:
     path = folder.round_path(round_, "network.safetensors")
     before = folder.round_path(round_ - 1, "network.safetensors")
     network = start_network(shop, before if round_ > 1 else None)
-    network, history = learn(shop, network, training_set(shop, target), path, "learn", round_)
+    data, text = training_set(shop, target), f"round {round_}: learn"
+    network, history = learn(shop, network, data, path, "learn", round_, text=text)
     measured: dict[str, Any] = {"losses": history, "seconds": time.monotonic() - start}
-    predicted = predict_split(shop, network, shop.train)
+    predicted = predict_split(shop, network, shop.train, f"round {round_}: predict train")
     write_predictions(shop, shop.train, predicted, round_, "train")
     if shop.test is not None:
-        predicted = predict_split(shop, network, shop.test)
+        predicted = predict_split(shop, network, shop.test, f"round {round_}: predict test")
         write_predictions(shop, shop.test, predicted, round_, "test")
         measured["scores"] = score(shop, shop.test, predicted)
         say_scores(shop, f"round {round_}: regressor (test)", measured["scores"])

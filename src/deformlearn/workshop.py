@@ -33,7 +33,7 @@ from deformlearn.lifter import Lifter
 from deformlearn.memory import Portion
 from deformlearn.observations import Observations
 from deformlearn.own_joints import with_own_joints
-from deformlearn.progress import Watch
+from deformlearn.progress import QUIET, Watch
 from deformlearn.registering import block_size
 from deformlearn.registration import at_once, register
 from deformlearn.regressor import (
@@ -98,6 +98,7 @@ def load_split(
     *,
     cache: Path | None = None,
     team: Team = ALONE,
+    watch: Watch = QUIET,
 ) -> Split:
     """People, pixels and (where there is one) truth of a split.
 
@@ -124,10 +125,11 @@ def load_split(
     for first in (True, False) if shared else (True,):
         with team.refuse_together():
             if images is None and (team.leads or not (shared and first)):
-                images = load_images(
-                    data, split, people, size,
-                    workers=workers, cache=cache, in_memory=_EACH_ITS_OWN if shared else None,
-                )  # fmt: skip
+                with watch.stage(f"read the images of {split}", len(people)) as advance:
+                    images = load_images(
+                        data, split, people, size, progress=advance,
+                        workers=workers, cache=cache, in_memory=_EACH_ITS_OWN if shared else None,
+                    )  # fmt: skip
     assert images is not None
     agree(team, {"unreadable images": {one.key: "unreadable" for one in images.unreadable}})
     return Split(people, images, truth)
@@ -216,22 +218,28 @@ class Fits(TensorData):
 
 
 def learn(
-    shop: Workshop, network: Regressor, data: TrainingSet, path: Path, stage: str, round_: int
+    shop: Workshop,
+    network: Regressor,
+    data: TrainingSet,
+    path: Path,
+    stage: str,
+    round_: int,
+    *,
+    text: str,
 ) -> tuple[Regressor, list[dict[str, float]]]:
     """The network after a round of training, as it was written to `path`, and the losses by epoch.
 
     Every process reads the file: they go on with the same network, and so does a run that was killed.
+    `text` is what whoever waits is told.
     """
-    history = _train(shop, network, data, stage, round_)
+    history = _train(shop, network, data, stage, round_, text)
     config = shop.config.regressor
     if config.head_steps > 0:
-        with (
-            shop.watch.stage(f"round {round_}: {stage}, head alone", 1),
-            naming(shop, shop.train.readable, stage, round_),
-        ):
+        with naming(shop, shop.train.readable, stage, round_):
             train_head(
                 network, data, shop.template, config,
                 seed=shop.config.seed, round_number=round_, team=shop.team,
+                watch=shop.watch, text=f"{text}, head alone",
             )  # fmt: skip
     with shop.team.refuse_together():
         if shop.team.leads:
@@ -240,7 +248,7 @@ def learn(
 
 
 def _train(
-    shop: Workshop, network: Regressor, data: TrainingSet, stage: str, round_: int
+    shop: Workshop, network: Regressor, data: TrainingSet, stage: str, round_: int, text: str
 ) -> list[dict[str, float]]:
     """One round of training, with a checkpoint after each epoch and often enough within a long one.
 
@@ -257,7 +265,7 @@ def _train(
         history = kept.pop("history")
         training.load_state_dict(kept)
     saved = time.monotonic()
-    with shop.watch.stage(f"round {round_}: {stage}", training.images) as advance:
+    with shop.watch.stage(text, training.images) as advance:
         advance(training.seen)
 
         def after_leg(now: Training, means: Losses | None) -> None:
@@ -317,16 +325,24 @@ def training_set(shop: Workshop, target: Estimate) -> TrainingSet:
     )
 
 
-def predict_split(shop: Workshop, network: Regressor, split: Split) -> Estimate:
+def predict_split(shop: Workshop, network: Regressor, split: Split, stage: str) -> Estimate:
     """What a network says of everyone; people without a readable image get the rest pose."""
     pixels = split.images.pixels
     network = network.for_prediction()
 
     def predict(rows: Int[Tensor, "rows"]) -> Estimate:
-        several = rows.split(_IN_MEMORY)
-        return concatenate([predict_dataset(network, pixels[one]) for one in several])
+        parts: list[Estimate] = []
 
-    found = by_blocks(shop.team, len(pixels), _BATCH, predict)
+        def progress(done: int) -> None:
+            advance(sum(map(len, parts)) + done)
+
+        for several in rows.split(_IN_MEMORY):
+            found = predict_dataset(network, pixels[several], progress=progress)
+            parts.append(found)
+        return concatenate(parts)
+
+    with shop.watch.stage(stage, len(rows_of(shop.team, len(pixels), _BATCH))) as advance:
+        found = by_blocks(shop.team, len(pixels), _BATCH, predict)
     rest = Estimate.rest(shop.template.to("cpu"), len(split.people))
 
     def write(pair: list[torch.Tensor]) -> torch.Tensor:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -67,6 +67,7 @@ def load_images(
     workers: int | None = None,
     cache: Path | None = None,
     in_memory: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Images:
     """The crop of each of these people of a split as `size` x `size` RGB, decoded by `workers` threads.
 
@@ -75,9 +76,10 @@ def load_images(
 
     More than `in_memory` bytes of pixels (a quarter of the machine's memory) are decoded into a file in
     the folder `cache`, if one is given, and mapped from there: they may be more than the memory holds.
-    The next call takes the file as it is, unless a shard or the people have changed.
+    The next call takes the file as it is, unless a shard or the people have changed. `progress` is told
+    how many people were looked for.
     """
-    source = _Source(folder, split, people, size, workers)
+    source = _Source(folder, split, people, size, workers, progress)
     limit = _memory() // 4 if in_memory is None else in_memory
     if cache is not None and len(people) * source.image_bytes > limit:
         return _mapped(source, cache)
@@ -112,6 +114,7 @@ class _Source:
     people: People
     size: int
     workers: int | None
+    progress: Callable[[int], None] = lambda done: None
 
     @property
     def image_bytes(self) -> int:
@@ -150,6 +153,7 @@ class _Source:
                     else:
                         rows.append(row)
                         good.append(found)
+                self.progress(len(self.people) - len(missing))
                 if good:
                     yield rows, torch.stack(good)
         gone = "its shard has gone, or holds another image by that key"
