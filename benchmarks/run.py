@@ -148,7 +148,7 @@ def _wanted(options: argparse.Namespace) -> list[str]:
 
 def _path(bench: Bench, options: argparse.Namespace) -> Path:
     """Where the results of this run go."""
-    which = "-".join(options.only or ["demo" if options.demo else "all"])
+    which = "-".join(options.only or [options.demo.name if options.demo else "all"])
     where = "gpu" if bench.gpu else "cpu"
     return options.out / f"{time.strftime('%Y-%m-%d')}-{where}-{bench.size}-{which}.json"
 
