@@ -119,6 +119,13 @@ def test_a_folder_without_a_readable_image_is_refused(tmp_path, files, message):
         find_photos(tmp_path)
 
 
+def test_results_over_the_photographs_themselves_are_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for out in (tmp_path / "photos", tmp_path):
+        with pytest.raises(InputError, match="holds the photographs; give another --out"):
+            find_photos(tmp_path / "photos", besides=out)
+
+
 def test_what_is_no_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
         find_photos(tmp_path / "nowhere")

@@ -135,6 +135,15 @@ def test_mot_frames_count_from_1(write):
     assert "ignored" in boxes.rejected[0].reason
 
 
+def test_a_table_from_frame_0_without_a_header_is_not_taken_for_another_kind(write):
+    """Its columns may well be frame, x, y, w, h, track: boxes would be of other sizes, unnoticed."""
+    path = write("boxes.csv", "0,280,130,144,254,3\n1,282,131,144,254,3\n")
+    with pytest.raises(
+        InputError, match=r"line 1: .*counted from 1.* this frame is 0; .*frame,x,y,w,h,track"
+    ):
+        read_boxes(path)
+
+
 def test_openpose_boxes_surround_the_confident_points(write):
     seen = spread((100, 50, 0.9), (140, 250, 0.8), (90, 60, 0.3), (500, 500, 0.1), (0, 0, 0))
     nobody = spread((0, 0, 0), (0, 0, 0))
@@ -181,7 +190,9 @@ def test_bad_boxes_are_listed_and_the_others_kept(write, box, reason):
 
 
 def test_bad_rows_of_tables_and_key_points_are_listed(write):
-    boxes = read_boxes(write("m.txt", "1,1,1,1,5,5\nx,1,1,1,5,5\n0,1,1,1,5,5\n1,1\n1.5,1,1,1,5,5"))
+    boxes = read_boxes(
+        write("m.txt", "1,1,1,1,5,5\nx,1,1,1,5,5\nnan,1,1,1,5,5\n1,1\n1.5,1,1,1,5,5")
+    )
     assert len(boxes.boxes) == 1
     assert [bad.where.rpartition(" ")[2] for bad in boxes.rejected] == ["2", "3", "4", "5"]
     few, unit = spread((5, 5, 1), (9, 9, 1)), spread((0.1, 0.2, 1), (0.3, 0.1, 1), (0.9, 0.9, 1))

@@ -146,6 +146,9 @@ def test_missing_foreign_and_truncated_images_are_refused(folder, which):
     path.unlink()
     with pytest.raises(InputError, match="does not exist"):
         read_iuv(*files)
+    path.mkdir()
+    with pytest.raises(InputError, match="is a folder; give one file"):
+        read_iuv(*files)
 
 
 @pytest.mark.parametrize("which", ["iuv", "inds"])

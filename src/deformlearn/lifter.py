@@ -196,9 +196,9 @@ def train(
     whole = (weights > 0).all(-1)
     if int(whole.sum()) < 2:
         raise InputError(
-            f"the lifter needs 2D poses with all {len(joint_set(joints))} key points of {joints!r}; "
-            f"{int(whole.sum())} of {len(whole)} people have them: give a lifter trained elsewhere "
-            f"(--lifter FILE)"
+            f"the lifter needs at least 2 people with all {len(joint_set(joints))} key points of "
+            f"{joints!r}; {int(whole.sum())} of {len(whole)} people have them: give a lifter trained "
+            f"elsewhere (--lifter FILE)"
         )
     poses = normalise(keypoints[whole], weights[whole], joint_set(joints)).poses
     people = whole.nonzero()[:, 0]
@@ -363,11 +363,16 @@ def read_poses(poses: Path, joints: str) -> tuple[Tensor, Tensor]:
     """
     import numpy as np
 
+    count = len(joint_set(joints))
     try:
         array = np.load(poses, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read 2D poses from {poses}: {error}") from error
-    count = len(joint_set(joints))
+        # NumPy takes what is not its own for a pickle, and advises to trust it.
+        why = error if isinstance(error, OSError) else "it is no .npy file of numbers"
+        raise InputError(
+            f"cannot read 2D poses from {poses}: {why}; wanted an .npy of shape (people, {count}, 2) for "
+            f"the joint set {joints!r}"
+        ) from error
     if array.shape[1:] not in ((count, 2), (2 * count,)) or array.dtype.kind not in "fiu":
         raise InputError(
             f"{poses} must hold numbers of shape (people, {count}, 2) for the joint set {joints!r}, "

@@ -214,7 +214,7 @@ def _train_lifter(shop: Workshop, kept: dict | None) -> Lifter:
     seen = shop.train.people.observations
     everyone = range(len(seen))
     whole = int((seen.keypoint_weights > 0).all(-1).sum())
-    if whole < len(seen):
+    if 2 <= whole < len(seen):
         shop.watch.say(
             f"the lifter learns from the {whole} of {len(seen)} people who have whole 2D poses; if those "
             f"are few, give one that was trained elsewhere (--lifter FILE)"
@@ -320,11 +320,11 @@ def _refine(shop: Workshop, found_lifter: Lifter) -> None:
     # A prediction that faces the wrong way is beyond repair, so each person has a second start.
     predictions = folder.round_path(last, "predictions-test.parquet")
     first, path = (folder.round_path(last, f"{name}-test.parquet") for name in ("first", "refined"))
-    for out, start, before in ((first, predictions, None), (path, None, first)):
+    for number, out, start, before in ((1, first, predictions, None), (2, path, None, first)):
         register_split(
             shop.data, "test", shop.template, out, shop.config.registration,
             lifter=found_lifter, device=shop.device, start=start, before=before,
-            team=shop.team, watch=shop.watch, text="refine the test predictions",
+            team=shop.team, watch=shop.watch, text=f"refine the test predictions, start {number} of 2",
             say_rejected=before is None,
         )  # fmt: skip
     scores = score(shop, shop.test, read_fits(shop, shop.test, path).estimate)

@@ -67,6 +67,10 @@ def find_photos(folder: Path, besides: Path | None = None) -> tuple[list[Photo],
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder your photographs are in")
+    if besides is not None and folder.resolve().is_relative_to(besides.resolve()):
+        raise InputError(
+            f"the results would lie in {besides}, which holds the photographs; give another --out"
+        )
     photos: list[Photo] = []
     rejected: list[Rejected] = []
     for path in sorted(folder.rglob("*")):

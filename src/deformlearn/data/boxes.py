@@ -311,7 +311,14 @@ def _table_rows(path: Path) -> Iterator[tuple[str, _Row]]:
                     if header:
                         _check_header(header, path)
                         continue
-                yield where, _named_row(cells, header) if header else _bare_row(cells)
+                row = _named_row(cells, header) if header else _bare_row(cells)
+                if not header and isinstance(row.frame, float) and row.frame < 0:
+                    raise InputError(
+                        f"{where}: a table without a header is MOTChallenge's frame (counted from 1), id, "
+                        f"left, top, width, height, and this frame is {cells[0]}; if the columns are "
+                        f"others, name them in a first line such as frame,x,y,w,h,track"
+                    )
+                yield where, row
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

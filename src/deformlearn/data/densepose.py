@@ -262,6 +262,10 @@ def _read_image(path: Path, what: str, mode: str) -> UInt8[np.ndarray, "h w ..."
 
 def _open_image(path: Path, what: str) -> Image.Image:
     """An image decoded to its end; missing, foreign and truncated files are InputErrors."""
+    if Path(path).is_dir():
+        raise InputError(
+            f"{what} image {path} is a folder; give one file (`deformlearn import densepose` takes folders)"
+        )
     if not Path(path).is_file():
         raise InputError(f"{what} image {path} does not exist")
     return decoded(Path(path).read_bytes(), f"{what} image {path}")
