@@ -338,6 +338,20 @@ def test_a_moved_data_set_can_be_named(fabricate, template):
     assert "<img" in text
 
 
+def test_what_is_named_as_data_must_be_the_run_s(fabricate, template):
+    """A good page is not replaced by one without people."""
+    run = fabricate()
+    write_report(run, template)
+    before = (run / "report.html").read_bytes()
+    with pytest.raises(InputError, match="is not a data set: it has no"):
+        write_report(run, template, data=run)
+    info = run.parent / "data" / "dataset.json"
+    info.write_text(info.read_text().replace(template.fingerprint, "0123456789ab"))
+    with pytest.raises(InputError, match=r"another template .* give the run's own data set"):
+        write_report(run, template, data=run.parent / "data")
+    assert (run / "report.html").read_bytes() == before
+
+
 def test_a_folder_that_is_not_a_run_is_refused(template, tmp_path):
     with pytest.raises(InputError, match="is not a run folder"):
         write_report(tmp_path, template)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deformlearn.body import BodyTemplate
-from deformlearn.data.shards import splits
+from deformlearn.data.shards import read_info, splits
 from deformlearn.data.truth import has_truth
 from deformlearn.errors import InputError
 from deformlearn.files import AnyPath, place
@@ -43,7 +43,8 @@ class Source:
     def open(run: Path, template: BodyTemplate, data: AnyPath | None) -> Source:
         """The run at a path; what is not a run, or one with another template, is an InputError.
 
-        `data` is the data set, where it is neither at the place that the run recorded nor beside it.
+        `data` is the data set, where it is neither at the place that the run recorded nor beside it; what
+        is no data set of the template is an InputError too.
         """
         found = read_config(run)
         config, data_set = found["config"], found["data"]
@@ -53,6 +54,11 @@ class Source:
                 f"{run} is a run with the template {info['template']!r} "
                 f"({info['fingerprint']}), not {template.name!r} ({template.fingerprint}); "
                 f"load the template it names"
+            )
+        if data is not None and read_info(data).fingerprint != template.fingerprint:
+            raise InputError(
+                f"{data} was made for another template than {run} ({info['template']!r}, "
+                f"{template.fingerprint}); give the run's own data set"
             )
         path = data or find(run).data or place(data_set["path"])
         return Source(run, template.to("cpu"), config, info, RunFolder(run).records(), path)
