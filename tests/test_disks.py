@@ -278,7 +278,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_one_line_of_the_command(tmp_path, c
         assert end.value.code == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert re.fullmatch(
-            r"deformlearn: the name '.*udce9t.udce9.*' is not UTF-8; rename that file or folder",
+            r"deformlearn: '.*udce9t.udce9' is not UTF-8; rename that file or folder",
             line,
         )
 
@@ -287,6 +287,9 @@ def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
     assert told(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/file")) is None
     assert told(KeyError("joint")) is None
     assert told(RuntimeError("shape mismatch")) is None
+    # A console adds advice of its own to the reason.
+    printed = UnicodeEncodeError("utf-8", "a \udce9", 2, 3, "surrogates not allowed\n*** advice")
+    assert told(printed) == r"'a \udce9' is not UTF-8; rename that file or folder"
     assert told(InputError("ill")) == "ill"
     full = OSError(errno.ENOSPC, "No space left on device")
     assert told(full) == "cannot go on: No space left on device; free space or choose another place"

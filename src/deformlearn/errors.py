@@ -49,9 +49,9 @@ def told(error: Exception) -> str | None:
             f"out of memory ({str(error).partition(_TORCH_HAS_NO_MEMORY)[2].strip(' :') or error}); "
             f"what is finished stays; end other programs, or take fewer people or images at a time"
         )
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        # Bytes of a file's name that are no UTF-8; Python can use them, Parquet and JSON cannot.
-        return f"the name {error.object!a} is not UTF-8; rename that file or folder"
+    if isinstance(error, UnicodeEncodeError) and "surrogates not allowed" in error.reason:
+        # Bytes of a file's name that are no UTF-8; Python can use them, Parquet and a terminal cannot.
+        return f"{error.object!a} is not UTF-8; rename that file or folder"
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
         where = "go on" if error.filename is None else f"use {error.filename}"
         return f"cannot {where}: {error.strerror}; {remedy(error)}"

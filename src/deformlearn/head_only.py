@@ -27,7 +27,7 @@ from deformlearn.tensors import combine, concatenate
 _BLOCK = 256
 """Images of a block of features."""
 _STREAM = 32
-"""Random stream of this phase (lessons)."""
+"""Random stream of this phase; that of the ConvNet's is 31."""
 
 
 def train_head(
@@ -140,7 +140,7 @@ def _cached_features(
             dense = examples.labels.dense.map(lambda values: values[:, :0])
             labels = replace(examples.labels, dense=dense)
             parts.append((features.to("cpu"), labels.to("cpu")))
-            advance(sum(len(features) for features, _ in parts))
+            advance(there := there + len(features))
 
     if mine:
         Portion(_BLOCK, "images").fitting(go_on)

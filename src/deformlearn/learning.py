@@ -29,7 +29,7 @@ _LEG = 12000
 """Images of a leg of an epoch, after which a killed round can go on: a quarter of an hour of a ResNet-50
 on two cores."""
 _STREAM = 31
-"""Random stream of this phase (lessons)."""
+"""Random stream of this phase; that of the head alone is 32."""
 
 
 class Training:

@@ -332,13 +332,14 @@ def predict_split(shop: Workshop, network: Regressor, split: Split, stage: str) 
 
     def predict(rows: Int[Tensor, "rows"]) -> Estimate:
         parts: list[Estimate] = []
+        before = 0
 
         def progress(done: int) -> None:
-            advance(sum(map(len, parts)) + done)
+            advance(before + done)
 
         for several in rows.split(_IN_MEMORY):
-            found = predict_dataset(network, pixels[several], progress=progress)
-            parts.append(found)
+            parts.append(predict_dataset(network, pixels[several], progress=progress))
+            before += len(several)
         return concatenate(parts)
 
     with shop.watch.stage(stage, len(rows_of(shop.team, len(pixels), _BATCH))) as advance:
