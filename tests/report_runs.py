@@ -37,6 +37,11 @@ def scores(raw, action="Walking", people=6):
     return {**numbers, "people": people, "by_action": {action: {**numbers, "people": people}}}
 
 
+def image(keypoints, people=6):
+    """What is measured in the image."""
+    return {"keypoints": keypoints, "found": 62.5, "points": None, "people": people}
+
+
 def write_data(
     folder: Path, *, people=6, truth=True, test=True, names=(), actions=("Walking",),
     broken=False, description="planted", shard=None,
@@ -117,19 +122,20 @@ def _stages(folder, template, exact, truth, until, wrong):
         write(round_, "estimates.parquet", "train", judged=True)
         extra = {"replaced": 0.37, "alone": maybe(99.5)} if round_ > 1 else {}
         folder.finish("register", round_, split="train", scores=maybe(80.5 - round_), seconds=61.5,
-                      reprojection_px=1.5, flagged=2, **extra)  # fmt: skip
+                      image=image(0.375), reprojection_px=1.5, flagged=2, **extra)  # fmt: skip
 
     def learn(round_):
         extra = {}
         if "test" in exact:
             write(round_, "predictions-test.parquet", "test", judged=False)
             extra["scores"] = maybe(150.75 - round_)
+            extra["image"] = image(13.25 - round_)
         folder.finish("learn", round_, split="test", losses=[], seconds=200.0, **extra)
 
     def refine():
         if "test" in exact:
             write(2, "refined-test.parquet", "test", judged=True)
-            folder.finish("refine", 2, split="test", scores=maybe(70.125))
+            folder.finish("refine", 2, split="test", scores=maybe(70.125), image=image(0.5))
 
     references = {"mean_pose": scores(244.0), "lifter_only": scores(140.0)} if truth else {}
     steps = [

@@ -26,8 +26,8 @@ ORDER = """
     data.photographs distributed agreement locks data.importing data.synthetic
     orientation energy adam least_squares normal_equations gauss_newton registration
     fitted_points flat_poses lifter backbone prefetch regressor
-    supervision stepping lessons learning head_only rundir findings protocols evaluation scoring
-    data.streams
+    supervision stepping lessons learning head_only rundir findings protocols evaluation
+    image_scores scoring data.streams
     own_joints parts registering workshop comparisons profiling rounds curve reports.__init__
     reports.tables reports.source reports.people reports.strips portraits reports.settings
     reports.sections reports.pair reports.page report datasheet exports.__init__ exports.axes

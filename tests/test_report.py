@@ -20,6 +20,7 @@ from deformlearn.report import write_figure_curve, write_report
 from deformlearn.reports.page import duration, signed
 from deformlearn.reports.sections import TABLE, Column, rows_shown
 from deformlearn.reports.tables import PUBLISHED, curve, print_results, results_table
+from deformlearn.rundir import RunFolder
 from report_runs import HOSTILE, Page, scores, write_data, write_run
 
 
@@ -132,6 +133,9 @@ def test_the_table_holds_the_errors_of_single_people_the_worst_first(fabricate, 
 def test_without_truth_people_have_their_2d_error_and_the_page_says_so(fabricate, template):
     _, page = read(fabricate(truth=False, wrong=0.1), template)
     assert "This run has measured no error in millimetres." in page.text
+    assert "its bodies are 11.2 % of the crop's side away" in page.text  # the second round's
+    assert "62 % of these points are within 5 %" in page.text
+    assert PUBLISHED not in page.text  # alone in a table it tells nothing of this run
     assert "The data set has no 3D truth" in page.text
     assert "a body can be right in the image and wrong in depth" in page.text
     assert "Nobody's error in 3D is known" in page.text
@@ -399,6 +403,32 @@ def test_the_table_is_printed_with_the_papers_rows_marked():
     assert "81.2" in out.getvalue()
     assert "87.97*" in out.getvalue()
     assert "not comparable" in out.getvalue()
+
+
+def test_errors_in_the_image_stand_in_a_table_of_their_own(fabricate, template):
+    _, page = read(fabricate(), template)
+    for number in ("0.38", "12.25", "11.25", "0.50", "62.50"):
+        assert number in page.text, number
+    assert "its bodies are" not in page.text  # where there are millimetres, they lead
+
+
+def test_without_truth_what_is_printed_is_measured_in_the_image(fabricate):
+    out = io.StringIO()
+    records = RunFolder(fabricate(truth=False)).records()
+    print_results(Console(file=out, width=110), records)
+    assert "No 3D truth to measure an error in mm by" in out.getvalue()
+    assert "87.97" not in out.getvalue()
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert "registration, round 1 train 0.38 62.50 6".split() in rows
+    assert "regressor, round 2 test 11.25 62.50 6".split() in rows
+    assert "regressor + refinement test 0.50 62.50 6".split() in rows
+
+
+def test_a_run_from_before_there_were_errors_in_the_image_prints_its_millimetres():
+    out = io.StringIO()
+    records = [{"stage": "register", "round": 1, "scores": scores(80.0)}]
+    print_results(Console(file=out, width=110), records)
+    assert "in the image" not in out.getvalue()
 
 
 def test_the_curve_has_lines_by_round_and_levels_without():

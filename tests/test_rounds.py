@@ -22,6 +22,7 @@ from deformlearn.errors import InputError, NotFiniteError
 from deformlearn.estimate import Estimate
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import place
+from deformlearn.image_scores import score_in_image
 from deformlearn.lifter import Lifter
 from deformlearn.progress import Watch
 from deformlearn.registering import register_split
@@ -209,6 +210,34 @@ def test_people_in_memory_are_registered_as_those_on_disk_are(people, template, 
     control = next(one for one in records if one["stage"] == "control: own fit continued")
     for name in ("raw", "bone_sum", "true_size", "aligned"):
         assert control["scores"][name] == pytest.approx(scores.record()[name], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stage", "round_", "file", "split"),
+    [
+        ("register", 1, "round-1/estimates.parquet", "train"),
+        ("learn", 2, "round-2/predictions-test.parquet", "test"),
+        ("refine", 2, "round-2/refined-test.parquet", "test"),
+    ],
+)
+def test_what_is_measured_in_the_image_is_that_of_what_was_written(
+    people, template, finished, stage, round_, file, split
+):
+    seen = read_people(people, split, template).observations
+    wanted = score_in_image(template, read_estimates(finished / file, template).estimate, seen)
+    measured = RunFolder(finished).record(stage, round_)["image"]
+    assert measured == pytest.approx(wanted.record(), rel=1e-5)
+    assert measured["people"] == len(seen)
+
+
+def test_without_truth_a_stage_says_how_far_bodies_are_in_the_image(people, template, tmp_path):
+    data, said = tmp_path / "data", io.StringIO()
+    shutil.copytree(people, data, ignore=shutil.ignore_patterns("truth"))
+    once = replace(QUICK, rounds=1)
+    watch = Watch(console=Console(file=said, width=300))
+    deform_and_learn(data, tmp_path / "run", once, template, watch=watch)
+    measured = RunFolder(tmp_path / "run").record("learn", 1)["image"]["keypoints"]
+    assert f"regressor (test): key points {measured:.1f} % of the crop's side" in said.getvalue()
 
 
 @pytest.mark.parametrize("change", ["gone", "shorter"])

@@ -161,7 +161,13 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
         from deformlearn.evaluation import ProtocolCard, canonical_mm
         from deformlearn.files import place
         from deformlearn.judging import score_run
-        from deformlearn.report import has_measured, print_actions, print_results
+        from deformlearn.report import (
+            has_measured,
+            in_millimetres,
+            print_actions,
+            print_results,
+            results_table,
+        )
         from deformlearn.rundir import RunFolder, read_config, run_in
         from deformlearn.templates import load
 
@@ -190,9 +196,10 @@ def commands(default: DemoConfig) -> dict[str, Callable]:
                     raise InputError(f"nothing has been measured in {folder} yet; go on with `run`")
                 print_results(console(), records)
                 print_actions(console(), records)
-                described = found["template"].get("description") or found["path"]
-                card = ProtocolCard(described, canonical_mm=canonical_mm(load(template)))
-                print("\n".join(card.lines()))
+                if in_millimetres(results_table(records)):
+                    described = found["template"].get("description") or found["path"]
+                    card = ProtocolCard(described, canonical_mm=canonical_mm(load(template)))
+                    print("\n".join(card.lines()))
 
     def report(
         run: tyro.conf.Positional[Path],

@@ -18,11 +18,10 @@ from deformlearn.workshop import (
     Workshop,
     learn,
     lift_people,
+    measure,
     predict_split,
     read_fits,
     register_people,
-    say_scores,
-    score,
     start_network,
     training_set,
 )
@@ -79,9 +78,8 @@ def _control(shop: Workshop, lifter: Lifter, stage: str, *, own_fit: bool) -> No
         begin = best[0] if own_fit else _other_start(shop, again)
         found = register_people(shop, seen, config, start=begin, stage=f"{stage} ({again})")
         best = keep_best(best, found)
-    scores = score(shop, shop.train, best[0])
-    folder.finish(stage, split="train", scores=scores)
-    say_scores(shop, f"{stage} (train)", scores)
+    measured = measure(shop, shop.train, best[0], f"{stage} (train)")
+    folder.finish(stage, split="train", **measured)
 
 
 def _other_start(shop: Workshop, again: int) -> Estimate:
@@ -107,8 +105,7 @@ def _other_network(shop: Workshop, stage: str, data: TrainingSet) -> None:
         text = f"{stage}, round {round_}"
         network, _ = learn(shop, network, data, path, name, round_, text=f"{text}: learn")
         predicted = predict_split(shop, network, test, f"{text}: predict test")
-        scores = score(shop, test, predicted)
-        folder.finish(name, round_, split="test", scores=scores)
-        say_scores(shop, f"{text} (test)", scores)
+        measured = measure(shop, test, predicted, f"{text} (test)")
+        folder.finish(name, round_, split="test", **measured)
     last = folder.record(f"{stage}, round", shop.config.rounds)
     folder.finish(stage, split="test", scores=last["scores"] if last else None)

@@ -35,6 +35,8 @@ from deformlearn.reports.tables import (
     PUBLISHED,
     curve,
     has_measured,
+    image_table,
+    in_millimetres,
     millimetres,
     print_actions,
     print_results,
@@ -44,6 +46,7 @@ from deformlearn.rundir import RunFolder, read_config
 
 __all__ = [
     "has_measured",
+    "in_millimetres",
     "millimetres",
     "print_actions",
     "print_results",
@@ -115,6 +118,7 @@ def _contents(source: Source) -> dict[str, Any]:
         "rows": {
             method: [r for r in rows if r.method == method] for method in {r.method for r in rows}
         },
+        "image": image_table(source.records),
         "curves": _curves(lambda name: curve(source.records, name)),
         "tested": tested,
         "fitted": fitted,

@@ -37,10 +37,10 @@ from deformlearn.workshop import (
     Workshop,
     learn,
     load_split,
+    measure,
     naming,
     predict_split,
     read_fits,
-    say_scores,
     score,
     start_network,
     training_set,
@@ -281,11 +281,10 @@ def _register_round(shop: Workshop, found_lifter: Lifter, round_: int) -> Estima
         fresh = read_fits(shop, shop.train, alone if config.keep_best else path).estimate
         measured["replaced"] = registered.replaced
         measured["alone"] = score(shop, shop.train, fresh)
-    measured["scores"] = score(shop, shop.train, fits)
+    measured |= measure(shop, shop.train, fits, f"round {round_}: registration (train)")
     measured["reprojection_px"] = registered.reprojection_px
     measured["flagged"] = registered.flagged
     folder.finish("register", round_, split="train", **measured)
-    say_scores(shop, f"round {round_}: registration (train)", measured["scores"])
     return fits
 
 
@@ -306,8 +305,7 @@ def _learn_round(shop: Workshop, target: Estimate, round_: int) -> None:
     if shop.test is not None:
         predicted = predict_split(shop, network, shop.test, f"round {round_}: predict test")
         write_predictions(shop, shop.test, predicted, round_, "test")
-        measured["scores"] = score(shop, shop.test, predicted)
-        say_scores(shop, f"round {round_}: regressor (test)", measured["scores"])
+        measured |= measure(shop, shop.test, predicted, f"round {round_}: regressor (test)")
     folder.finish("learn", round_, split="test", **measured)
 
 
@@ -327,8 +325,8 @@ def _refine(shop: Workshop, found_lifter: Lifter) -> None:
             team=shop.team, watch=shop.watch, text=f"refine the test predictions, start {number} of 2",
             say_rejected=before is None,
         )  # fmt: skip
-    scores = score(shop, shop.test, read_fits(shop, shop.test, path).estimate)
+    fits = read_fits(shop, shop.test, path).estimate
+    measured = measure(shop, shop.test, fits, "refined (test)")
     if shop.team.leads:
         first.unlink(missing_ok=True)
-    folder.finish("refine", last, split="test", scores=scores)
-    say_scores(shop, "refined (test)", scores)
+    folder.finish("refine", last, split="test", **measured)

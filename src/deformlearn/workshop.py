@@ -28,6 +28,7 @@ from deformlearn.estimate import Estimate, Quality
 from deformlearn.evaluation import score_estimates
 from deformlearn.files import AnyPath
 from deformlearn.head_only import train_head
+from deformlearn.image_scores import score_in_image
 from deformlearn.learning import Losses, Training, TrainingSet
 from deformlearn.lifter import Lifter
 from deformlearn.memory import Portion
@@ -374,10 +375,17 @@ def score(shop: Workshop, split: Split, estimate: Estimate) -> dict[str, Any] | 
     return scores.record()
 
 
-def say_scores(shop: Workshop, text: str, scores: dict[str, Any] | None) -> None:
-    """One line with the three errors that papers print."""
+def measure(shop: Workshop, split: Split, estimate: Estimate, text: str) -> dict[str, Any]:
+    """What evaluation says of a stage, as plain numbers; `text` names the stage to whoever waits."""
+    scores = score(shop, split, estimate)
+    image = score_in_image(shop.template, estimate, split.people.observations, team=shop.team)
     if scores is not None:
         shop.watch.say(
             f"{text}: {scores['raw']:.1f} mm raw, {scores['bone_sum']:.1f} bone-sum, "
             f"{scores['aligned']:.1f} PA"
         )
+    elif image.keypoints is not None:
+        shop.watch.say(f"{text}: key points {image.keypoints:.1f} % of the crop's side off")
+    elif image.points is not None:
+        shop.watch.say(f"{text}: dense points {image.points:.1f} % of the crop's side off")
+    return {"scores": scores, "image": image.record()}

@@ -78,13 +78,17 @@ class ResultRow:
     @property
     def name(self) -> str:
         """Method and round."""
-        once = self.round == 0 or self.method == _STAGES["refine"][1]
-        return self.method if once else f"{self.method}, round {self.round}"
+        return _named(self.method, self.round)
 
     @property
     def errors(self) -> list[float | None]:
         """The measured errors in the table's order."""
         return [getattr(self, name) for name in MEASURES]
+
+
+def _named(method: str, round_: int) -> str:
+    once = round_ == 0 or method == _STAGES["refine"][1]
+    return method if once else f"{method}, round {round_}"
 
 
 def results_table(records: Records) -> list[ResultRow]:
@@ -109,13 +113,83 @@ def results_table(records: Records) -> list[ResultRow]:
     return rows
 
 
+@dataclass(frozen=True)
+class ImageRow:
+    """One line of the table of 2D errors, as `image_scores.ImageScores` has them."""
+
+    method: str
+    round: int
+    split: str
+    keypoints: float | None
+    found: float | None
+    points: float | None
+    people: int
+
+    @property
+    def name(self) -> str:
+        """Method and round."""
+        return _named(self.method, self.round)
+
+
+def image_table(records: Records) -> list[ImageRow]:
+    """How far every stage is from the labels in the images; older runs did not measure it."""
+    return [
+        ImageRow(method, record["round"], split, **record["image"])
+        for stage, (_, method, split) in _STAGES.items()
+        for record in records
+        if record["stage"] == stage and "image" in record
+    ]
+
+
 def has_measured(records: Records) -> bool:
     """Whether anything but the paper's own numbers can be said of a run."""
     return any(record["stage"] in ("references", *_STAGES) for record in records)
 
 
+def in_millimetres(rows: Sequence[ResultRow]) -> bool:
+    """Whether any of the rows is of this run: one without 3D truth has only the paper's."""
+    return any(row.group != PUBLISHED for row in rows)
+
+
 def print_results(console: Console, records: Records) -> None:
-    """Print the results table on a terminal."""
+    """Print what a run has measured: in millimetres where there is a truth, and in the image."""
+    rows = results_table(records)
+    if in_millimetres(rows):
+        _print_millimetres(console, rows)
+    else:
+        console.print(
+            "No 3D truth to measure an error in mm by: what is left is how far bodies are in the image."
+        )
+    _print_image(console, image_table(records))
+
+
+def _print_image(console: Console, rows: Sequence[ImageRow]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(
+        title="Distance from the labels in the image, % of the crop's side",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+    )
+    table.caption = "registration and refinement see these labels; the regressor sees pixels alone"
+    table.add_column("method", overflow="fold")
+    table.add_column("split")
+    for heading in ("key points", "PCK@0.05", "dense points", "people"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        numbers = (row.keypoints, row.found, row.points)
+        cells = ["" if one is None else f"{one:.2f}" for one in numbers]
+        table.add_row(row.name, row.split, *cells, str(row.people))
+    console.print(table)
+
+
+def _print_millimetres(console: Console, rows: Sequence[ResultRow]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -133,7 +207,6 @@ def print_results(console: Console, records: Records) -> None:
     table.add_column("split")
     for heading in (*MEASURES.values(), "people"):
         table.add_column(heading, justify="right")
-    rows = results_table(records)
     for group in (OURS, COMPARISONS, PUBLISHED):
         members = [row for row in rows if row.group == group]
         table.add_section()
