@@ -13,6 +13,7 @@ from rich.console import Console
 from deformlearn.config import ImportConfig
 from deformlearn.data import importing
 from deformlearn.data.check import check_dataset
+from deformlearn.data.chunks import Tally, counted, main_reasons
 from deformlearn.data.coco import CocoKeypoints
 from deformlearn.data.convert import Converter
 from deformlearn.data.duplicates import drop_duplicates
@@ -263,9 +264,17 @@ def test_why_people_have_no_dense_points_is_said(source, template, tmp_path):
     converter = Converter(template, config, enrich=Some((8, 9)))
     source = replace(source, count=20)
     done = import_source(source, tmp_path / "data", template, converter, config)
-    assert (done.bare, done.bare_because) == (15, "15 x … was not seen")
+    first = "/x/person-0 was not seen"
+    assert (done.bare, done.bare_because) == (15, f"15 x … was not seen (the first: {first})")
     again = import_source(source, tmp_path / "data", template, converter, config)
     assert again.bare_because == done.bare_because
+
+
+def test_like_reasons_of_several_chunks_are_counted_under_the_first():
+    first = Tally(bare=counted(["no a/1.png", "plain", "no b/2.png"]))
+    second = Tally(bare=counted(["no c/3.png", "plain", "number 4"]))
+    words = "3 x no … (the first: no a/1.png); 2 x plain; 1 x number 4"
+    assert main_reasons((first + second).bare) == words
 
 
 def test_points_that_reach_nobody_are_refused(source, template, tmp_path):
@@ -343,7 +352,9 @@ def test_a_source_without_a_good_row_is_an_error_that_says_why(source, template,
         def entries(self):
             yield from (Rejected(f"a.json annotation {i}", f"broken at {i}") for i in range(9))
 
-    with pytest.raises(InputError, match="all 9 entries were rejected \\(9 x broken at …\\)"):
+    with pytest.raises(
+        InputError, match=r"rejected \(9 x broken at … \(the first: broken at 0\)\)"
+    ):
         take(Bad(source.images), tmp_path / "data", template)
     assert ("a.json", "annotation 3", "broken at 3") in rejects(tmp_path / "data")
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["rejects-train.csv"]

@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,26 +36,41 @@ class Tally:
     points: int = 0
     """Dense correspondences of all rows."""
     bare: dict[str, int] = field(default_factory=dict)
-    """Rows without any, by the reason; "" where nobody promised any."""
+    """Rows without any, by the first of like reasons; "" where nobody promised any."""
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
             self.rows + other.rows,
             self.rejected + other.rejected,
             self.points + other.points,
-            dict(Counter(self.bare) + Counter(other.bare)),
+            _added([*self.bare.items(), *other.bare.items()]),
         )
 
 
 def counted(reasons: Sequence[str]) -> dict[str, int]:
-    """How often each reason is given, its own numbers and paths aside."""
-    return dict(Counter(map(without_details, reasons)))
+    """How often each reason is given, its own numbers and paths aside; the first stands for its like."""
+    return _added((reason, 1) for reason in reasons)
+
+
+def _added(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    first: dict[str, str] = {}
+    total: Counter[str] = Counter()
+    for reason, count in counts:
+        total[first.setdefault(without_details(reason), reason)] += count
+    return dict(total)
 
 
 def main_reasons(counts: dict[str, int]) -> str:
-    """The most frequent reasons in words."""
+    """The most frequent reasons in words, each with an example where they differ in details."""
     named = Counter({reason: count for reason, count in counts.items() if reason})
-    return "; ".join(f"{count} x {reason}" for reason, count in named.most_common(_SHOWN))
+    return "; ".join(_reason(*one) for one in named.most_common(_SHOWN))
+
+
+def _reason(first: str, count: int) -> str:
+    common = without_details(first)
+    if count == 1 or common == first:
+        return f"{count} x {first}"
+    return f"{count} x {common} (the first: {first})"
 
 
 def digest_of(entries: Sequence[Entry | Rejected]) -> str:
