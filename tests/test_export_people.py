@@ -54,7 +54,7 @@ def test_people_are_chosen_by_key_number_and_range(wanted, rows):
         ("ana", "nobody in estimates.parquet is called 'ana'; there are 5 people, such as 'anna'"),
         ("5", "there is no person 5 in estimates.parquet: its 5 people are numbered 0 to 4"),
         ("2-9", "there is no person 2-9"),
-        ("3-2", "there is no person 3-2"),
+        ("3-2", "the range 3-2 runs backwards; give it as 2-3"),
         ("-1", "nobody in estimates.parquet is called '-1'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Files to bodies: our data sets, and real photographs where they are at hand."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from deformlearn import fitting
 from deformlearn.config import LifterConfig, RegistrationConfig
@@ -229,6 +231,27 @@ def test_nobody_to_fit_is_refused(template, tmp_path):
     (tmp_path / "k.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"nobody with 10 labelled key points .* left out$"):
         fitting.fit_keypoints(tmp_path / "k.json", tmp_path, tmp_path / "out", template, QUICK)
+
+
+@pytest.mark.parametrize(("count", "lines"), [(12, 12), (13, 1)])
+def test_many_annotations_that_are_left_out_are_counted(template, tmp_path, count, lines):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [
+            {"id": 5 + number, "image_id": 1, "keypoints": [0] * 51} for number in range(count)
+        ],
+    }
+    (tmp_path / "k.json").write_text(json.dumps(content))
+    said = io.StringIO()
+    watch = Watch(console=Console(file=said, width=300))
+    with pytest.raises(InputError, match=f"all {count} annotations were left out"):
+        fitting.fit_keypoints(
+            tmp_path / "k.json", tmp_path, tmp_path / "out", template, QUICK, watch=watch
+        )
+    found = [line for line in said.getvalue().splitlines() if line.startswith("left out: ")]
+    assert len(found) == lines
+    if lines == 1:
+        assert found[0].startswith("left out: 13 annotations: 13 x ")
 
 
 def test_key_points_whose_images_are_not_there_are_refused_for_that(template, tmp_path):

@@ -55,6 +55,15 @@ def refuse(*words, **changes):
     return line
 
 
+@pytest.mark.parametrize(
+    ("option", "file", "ending"),
+    [("--screenshot", "x.jpg", ".png"), ("--html", "x.txt", ".html"), ("--html", "x", ".html")],
+)
+def test_a_name_of_another_kind_of_file_is_refused(tmp_path, run, option, file, ending):
+    assert f"give a name that ends with {ending}" in refuse(run, option, tmp_path / file)
+    assert not (tmp_path / file).exists()
+
+
 def test_the_command_refuses_in_one_line(tmp_path, run, body):
     (tmp_path / "empty.parquet").write_bytes(b"")
     assert "is empty" in refuse(tmp_path / "empty.parquet")

@@ -16,6 +16,7 @@ from deformlearn import lifter as lifting
 from deformlearn.body import BodyTemplate
 from deformlearn.camera import Crop
 from deformlearn.config import LifterConfig, RegistrationConfig
+from deformlearn.data.chunks import counted, main_reasons
 from deformlearn.data.coco import read_keypoints
 from deformlearn.data.densepose import (
     DetectedPerson,
@@ -41,6 +42,9 @@ from deformlearn.progress import QUIET, Advance, Watch
 from deformlearn.registering import Registered, register_split
 from deformlearn.registration import register
 from deformlearn.render import dots, overlay, strip
+
+_LISTED = 12
+"""Annotations that are left out with a line each; more are counted."""
 
 _PICTURE = 320
 """Side of each picture of a strip (px)."""
@@ -219,8 +223,12 @@ def fit_keypoints(
             f"{images} is {what}; with --keypoints give the folder of the images, not one image"
         )
     rows, rejected = read_keypoints(annotations, images, min_keypoints=min_keypoints)
-    for identity, reason in rejected:
-        watch.say(f"left out: annotation {identity}: {reason}")
+    if len(rejected) <= _LISTED:
+        for identity, reason in rejected:
+            watch.say(f"left out: annotation {identity}: {reason}")
+    else:
+        kinds = main_reasons(counted([reason for _, reason in rejected]))
+        watch.say(f"left out: {len(rejected)} annotations: {kinds}")
     if not rows:
         about_images = [reason for _, reason in rejected if str(images.absolute()) in reason]
         raise InputError(

@@ -350,10 +350,13 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("kind") != "deformlearn lifter":
-                raise InputError(f"{path} is not a lifter written by deformlearn")
+                raise InputError(f"{path} is not a lifter; give the lifter.safetensors of a run")
             yield file, metadata
     except (SafetensorError, OSError) as error:
-        raise InputError(f"cannot read a lifter from {path}: {error}") from error
+        raise InputError(
+            f"cannot read a lifter from {path}: {getattr(error, 'strerror', None) or error}; "
+            f"give the lifter.safetensors of a run"
+        ) from error
 
 
 def read_poses(poses: Path, joints: str) -> tuple[Tensor, Tensor]:

@@ -123,9 +123,16 @@ def _json_person(row: Any, number: int) -> MpiiPerson:
     return MpiiPerson(image, f"{Path(image).stem}-{number:06d}", tuple(points))
 
 
+_WANTED = "wanted MPII's mpii_human_pose_v1_u12_1.mat with RELEASE.annolist and .img_train"
+
+
 def _of_matlab(path: Path) -> Iterator[Entry | Rejected]:
     try:
-        yield from _of_release(path, next(read_variable(path, "RELEASE").structs(), {}))
+        release = next(read_variable(path, "RELEASE").structs(), {})
+    except InputError as error:
+        raise InputError(f"{error}; {_WANTED}") from error
+    try:
+        yield from _of_release(path, release)
     except InputError as error:
         # What is found while decoding does not know its file.
         said = str(error)
@@ -134,10 +141,7 @@ def _of_matlab(path: Path) -> Iterator[Entry | Rejected]:
 
 def _of_release(path: Path, release: dict[str, Matrix]) -> Iterator[Entry | Rejected]:
     if "annolist" not in release or "img_train" not in release:
-        raise InputError(
-            f"{path} is another MATLAB file; "
-            f"wanted MPII's mpii_human_pose_v1_u12_1.mat with RELEASE.annolist and .img_train"
-        )
+        raise InputError(f"{path} is another MATLAB file; {_WANTED}")
     annolist, training = release["annolist"], release["img_train"].numbers().ravel()
     if annolist.size != len(training):
         raise InputError(f"{path} lists {annolist.size} images but {len(training)} flags img_train")

@@ -92,6 +92,8 @@ def rows_of(keys: Sequence[str], wanted: Sequence[str], path: AnyPath) -> list[i
 def _numbered(word: str, found: re.Match[str], count: int, path: AnyPath) -> range:
     first = int(found["first"])
     last = int(found["last"]) if found["last"] else count - 1 if found["open"] else first
+    if found["last"] and last < first:
+        raise InputError(f"the range {word} runs backwards; give it as {last}-{first}")
     if not first <= last < count:
         raise InputError(
             f"there is no person {word} in {path}: its {count} people are numbered 0 to {count - 1}"

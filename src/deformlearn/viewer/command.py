@@ -12,6 +12,7 @@ import viser
 from rich.console import Console
 
 from deformlearn import local_pages
+from deformlearn.errors import InputError
 from deformlearn.exports.people import rows_of
 from deformlearn.viewer.canvas import served
 from deformlearn.viewer.page import write_page
@@ -62,6 +63,11 @@ def view(
     def say(line: str) -> None:
         console.print(line, markup=False)
 
+    for target, ending in ((html, ".html"), (screenshot, ".png")):
+        if target is not None and target.suffix.lower() != ending:
+            raise InputError(
+                f"{target} would hold {ending[1:]}; give a name that ends with {ending}"
+            )
     source = open_source(path, data=data, images=images, template=template)
     for note in source.found.notes:
         say(f"note: {note}")
