@@ -28,7 +28,7 @@ ORDER = """
     fitted_points flat_poses lifter backbone prefetch regressor
     supervision stepping lessons learning head_only rundir findings protocols evaluation
     image_scores scoring data.streams
-    own_joints parts registering workshop comparisons profiling rounds curve reports.__init__
+    own_joints unseen parts registering workshop comparisons profiling rounds curve reports.__init__
     reports.tables reports.source reports.people reports.strips portraits reports.settings
     reports.sections reports.pair reports.page report datasheet exports.__init__ exports.axes
     exports.placing exports.about exports.influences exports.gltf_file exports.meshes exports.npz

@@ -42,6 +42,7 @@ from deformlearn.progress import QUIET, Advance, Watch
 from deformlearn.registering import Registered, register_split
 from deformlearn.registration import register
 from deformlearn.render import dots, overlay, strip
+from deformlearn.unseen import unseen_parts, with_unseen
 
 _LISTED = 12
 """Annotations that are left out with a line each; more are counted."""
@@ -297,7 +298,9 @@ def _fit(
     seen = people.observations
     with watch.stage("register", len(people)) as advance:
         estimate, quality = _registered(template, people, config, device, advance)
-    flags = flags_of(quality, people.crop)
+    labelled = torch.where(seen.keypoint_weights > OWN_JOINT_WEIGHT, seen.keypoint_weights, 0.0)
+    unseen = unseen_parts(template, replace(seen, keypoint_weights=labelled))
+    flags = with_unseen(flags_of(quality, people.crop), unseen)
     for row, note in enumerate(notes or ()):
         flags[row] = (
             note if flags[row] == "ok" and note else "; ".join(filter(None, (flags[row], note)))

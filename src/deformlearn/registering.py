@@ -30,6 +30,7 @@ from deformlearn.compiling import decided
 from deformlearn.config import RegistrationConfig
 from deformlearn.data.estimates import (
     Estimates,
+    flags_of,
     iterate_estimates,
     join_estimates,
     read_about,
@@ -55,6 +56,7 @@ from deformlearn.parts import parts_folder
 from deformlearn.prefetch import ahead
 from deformlearn.progress import QUIET, Advance, Watch
 from deformlearn.registration import at_once, register
+from deformlearn.unseen import unseen_parts, with_unseen
 
 _LARGEST_BLOCK = 8192
 """People a block: some 30 MB of observations."""
@@ -286,10 +288,13 @@ def _fit(
 ) -> Estimates:
     config = replace(config, batch=batch)
     seen, crop = people.observations.to(work.device), people.crop.to(work.device)
+    unseen = unseen_parts(work.template, seen)
     seen = with_own_joints(work.template, seen, crop, config, work.lifter)
     begin = None if start is None else start.to(work.device)
     estimate, quality = register(work.template, seen, crop, config, start=begin, progress=progress)
-    return Estimates(people.keys, estimate.to("cpu"), people.crop, quality.to("cpu"))
+    quality = quality.to("cpu")
+    flags = with_unseen(flags_of(quality, people.crop), unseen)
+    return Estimates(people.keys, estimate.to("cpu"), people.crop, quality, tuple(flags))
 
 
 def _recipe(
