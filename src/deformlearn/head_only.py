@@ -53,9 +53,15 @@ def train_head(
     device = device_of(network)
     template = template.to(device)
     stream = generator(seed, _STREAM, round_number)
-    mine = _blocks(data, config, stream, team)
+    blocks = _blocks(len(data), config.head_views)
+    # Drawn for everyone's blocks: the views do not depend on the team.
+    views = [draw(len(block), config.augment, stream) for block in blocks]
+    mine = [(blocks[n] % len(data), views[n]) for n in team.share(len(blocks))]
     with watch.stage(f"{text}, features", sum(len(rows) for rows, _ in mine)) as advance:
-        features, labels = _cached_features(network, data, template, config, mine, team, advance)
+        parts = _cached_features(network, data, template, mine, advance)
+    features, labels = _in_order(parts, blocks, team)
+    _refuse_broken(features, len(data))
+    features, labels = _near(features, labels, device)
     portion = Portion(min(config.head_batch, len(features)), "images")
     batch = portion.size
     history, unseen = [], []
@@ -87,17 +93,10 @@ def train_head(
     return combine(history[-100:], torch.stack).mean()
 
 
-def _blocks(
-    data: TrainingSet, config: RegressorConfig, stream: torch.Generator, team: Team
-) -> list[tuple[Tensor, Views]]:
-    """Rows and views of the blocks of images that this process of a team takes."""
-    # Drawn for everyone's blocks: the views do not depend on the team.
-    blocks = [
-        (rows, draw(len(rows), config.augment, stream))
-        for _ in range(config.head_views)
-        for rows in torch.arange(len(data)).split(_BLOCK)
-    ]
-    return [blocks[number] for number in team.share(len(blocks))]
+def _blocks(images: int, views: int) -> list[Tensor]:
+    """Every view of every image, numbered view by view, in blocks of images of one view."""
+    everything = torch.arange(views * images).split(images)
+    return [block for view in everything for block in view.split(_BLOCK)]
 
 
 @torch.no_grad()
@@ -105,15 +104,10 @@ def _cached_features(
     network: Regressor,
     data: TrainingSet,
     template: BodyTemplate,
-    config: RegressorConfig,
     mine: list[tuple[Tensor, Views]],
-    team: Team,
     advance: Advance,
-) -> tuple[Tensor, Labels]:
-    """The head's input for every view of every image, and the labels that moved with it.
-
-    This process makes its share; all of a team get all.
-    """
+) -> list[tuple[Tensor, Labels]]:
+    """The head's input for views of images, and the labels that moved with it: of this process's blocks."""
     device = device_of(network)
     network.eval()
     parts: list[tuple[Tensor, Labels]] = []
@@ -144,8 +138,12 @@ def _cached_features(
 
     if mine:
         Portion(_BLOCK, "images").fitting(go_on)
-    features, labels = _in_order(parts, config.head_views, len(data), team)
-    broken = (~features.isfinite().all(1)).nonzero()[:, 0] % len(data)
+    return parts
+
+
+def _refuse_broken(features: Tensor, images: int) -> None:
+    """Stop where a feature is not finite."""
+    broken = (~features.isfinite().all(1)).nonzero()[:, 0] % images
     if len(broken):
         guilty = sorted(set(broken.tolist()))
         raise NotFiniteError(
@@ -153,6 +151,10 @@ def _cached_features(
             f"look at what these rows say, or take a smaller learning rate",
             guilty,
         )
+
+
+def _near(features: Tensor, labels: Labels, device: torch.device) -> tuple[Tensor, Labels]:
+    """Both on the device, if there is room."""
     try:
         return features.to(device), labels.to(device)
     except torch.OutOfMemoryError as error:
@@ -162,22 +164,17 @@ def _cached_features(
 
 
 def _in_order(
-    parts: list[tuple[Tensor, Labels]], views: int, images: int, team: Team
+    parts: list[tuple[Tensor, Labels]], blocks: list[Tensor], team: Team
 ) -> tuple[Tensor, Labels]:
-    """What all processes have made of their blocks of images, in the order of the blocks."""
+    """What all processes have made of their blocks, in the order of the blocks."""
     found: list[tuple[Tensor, Labels]] = []
     for own in team.gather(parts):
         found += own
     features = torch.cat([one for one, _ in found])
     labels = concatenate([one for _, one in found])
     if team.size > 1:
-        numbers = [
-            block
-            for view in torch.arange(views * images).split(images)
-            for block in view.split(_BLOCK)
-        ]
         order = [
-            numbers[n] for rank in range(team.size) for n in range(rank, len(numbers), team.size)
+            blocks[n] for rank in range(team.size) for n in range(rank, len(blocks), team.size)
         ]
         back = torch.cat(order).argsort()
         features, labels = features[back], labels[back]
