@@ -134,6 +134,15 @@ def test_a_data_set_can_be_named(copied, body):
         open_source(moved, data=moved, template=body)
 
 
+def test_data_of_other_people_with_the_same_names_are_told(run, body, tmp_path):
+    write_data(tmp_path / "others", octahedra(), train=7)
+    others, own = str(tmp_path / "others"), str(run.parent / "data")
+    source = open_source(str(run), data=others, template=body)
+    (note,) = source.found.notes
+    assert note.startswith(f"the labels of train in {others} are not those that {run} began with")
+    assert open_source(str(run), data=own, template=body).found.notes == ()
+
+
 def test_estimates_alone_find_their_people_in_any_split(run, body, tmp_path):
     shutil.copy(run / "round-2" / "estimates.parquet", tmp_path / "fits.parquet")
     source = open_source(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from deformlearn import templates
 from deformlearn.body import BodyTemplate
-from deformlearn.data.shards import read_info
+from deformlearn.data.shards import read_info, shards, splits
+from deformlearn.data.tables import facts
 from deformlearn.errors import InputError
 from deformlearn.exports.photos import NewPhotos
-from deformlearn.files import place
+from deformlearn.files import AnyPath, place
 from deformlearn.findings import Findings, find
+from deformlearn.reports.source import recorded_shards
 from deformlearn.viewer.people import People
 from deformlearn.viewer.roll import Roll, read_roll
 
@@ -71,5 +73,25 @@ def _with_data(found: Findings, data: str) -> Findings:
             f"{data} was made for the template {info.template!r} ({info.fingerprint}), "
             f"the estimates with {found.template!r} ({found.fingerprint}); give their own data set"
         )
-    notes = tuple(note for note in found.notes if not note.startswith("the data set "))
-    return replace(found, data=folder, notes=notes)
+    notes = [note for note in found.notes if not note.startswith("the data set ")]
+    if others := _other_shards(found, folder):
+        notes.append(
+            f"the labels of {', '.join(others)} in {data} are not those that {found.path} began with: "
+            f"whoever is shown may be somebody else of the same name"
+        )
+    return replace(found, data=folder, notes=tuple(notes))
+
+
+def _other_shards(found: Findings, data: AnyPath) -> list[str]:
+    """Splits of the data set that are not those of the run; a run that recorded none is believed."""
+    assert isinstance(found.path, Path), "runs and estimates are on this machine"
+    return [
+        split
+        for split in found.splits
+        if split in splits(data)
+        and (recorded := recorded_shards(found.path, split))
+        and any(
+            recorded.get(f"observations/{path.name}") != facts(path)
+            for path in shards(data, "observations", split)
+        )
+    ]
