@@ -412,6 +412,17 @@ def test_errors_in_the_image_stand_in_a_table_of_their_own(fabricate, template):
     assert "its bodies are" not in page.text  # where there are millimetres, they lead
 
 
+def test_where_only_dense_points_were_labelled_the_page_leads_with_them(fabricate, template):
+    run = fabricate(truth=False)
+    records = RunFolder(run).records()
+    for record in records:
+        if "image" in record:
+            record["image"] = {"keypoints": None, "found": None, "points": 3.75, "people": 6}
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    _, page = read(run, template)
+    assert "its bodies are 3.8 % of the crop's side away from the dense points of 6" in page.text
+
+
 def test_without_truth_what_is_printed_is_measured_in_the_image(fabricate):
     out = io.StringIO()
     records = RunFolder(fabricate(truth=False)).records()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from deformlearn.curve import Line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Records = Sequence[dict[str, Any]]
 """Lines of metrics.jsonl; rounds.py writes them."""
@@ -157,31 +158,39 @@ def print_results(console: Console, records: Records) -> None:
     if in_millimetres(rows):
         _print_millimetres(console, rows)
     else:
-        console.print(
-            "No 3D truth to measure an error in mm by: what is left is how far bodies are in the image."
-        )
+        console.print("No 3D truth to measure an error in mm by.")
     _print_image(console, image_table(records))
 
 
-def _print_image(console: Console, rows: Sequence[ImageRow]) -> None:
+def _of_methods(title: str, caption: str, measures: Iterable[str]) -> Table:
+    """An empty table: a line for each method and split, a column for each measure and for the people."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    if not rows:
-        return
     table = Table(
-        title="Distance from the labels in the image, % of the crop's side",
+        title=title,
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=0,
         collapse_padding=True,
     )
-    table.caption = "registration and refinement see these labels; the regressor sees pixels alone"
     table.add_column("method", overflow="fold")
     table.add_column("split")
-    for heading in ("key points", "PCK@0.05", "dense points", "people"):
+    for heading in (*measures, "people"):
         table.add_column(heading, justify="right")
+    return table
+
+
+def _print_image(console: Console, rows: Sequence[ImageRow]) -> None:
+    if not rows:
+        return
+    table = _of_methods(
+        "Distance from the labels in the image, % of the crop's side",
+        "registration and refinement see these labels; the regressor sees pixels alone",
+        ("key points", "PCK@0.05", "dense points"),
+    )
     for row in rows:
         numbers = (row.keypoints, row.found, row.points)
         cells = ["" if one is None else f"{one:.2f}" for one in numbers]
@@ -190,23 +199,10 @@ def _print_image(console: Console, rows: Sequence[ImageRow]) -> None:
 
 
 def _print_millimetres(console: Console, rows: Sequence[ResultRow]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title="MPJPE and PVE, mm",
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-    )
-    table.caption = "* as the paper prints it: other data, not comparable"
-    table.add_column("method", overflow="fold")
-    table.add_column("split")
-    for heading in (*MEASURES.values(), "people"):
-        table.add_column(heading, justify="right")
+    caption = "* as the paper prints it: other data, not comparable"
+    table = _of_methods("MPJPE and PVE, mm", caption, MEASURES.values())
     for group in (OURS, COMPARISONS, PUBLISHED):
         members = [row for row in rows if row.group == group]
         table.add_section()
